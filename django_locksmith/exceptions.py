@@ -1,0 +1,143 @@
+"""What can go wrong, and what to do about it.
+
+LocksmithError
+├── LockBusy          somebody else holds the lock            try later
+│   └── LockReentered this thread or task holds it itself     mend the code
+├── LockLost          it was ours, and is no more             stop, and check what was written
+├── LockUnavailable   Redis gave no usable answer             treat as "unknown": neither held nor free
+├── PopulateFailed    another caller computed, and failed     as if one's own computation had failed
+└── RetryLater        an API wants to be left alone           wait, and serve what is old meanwhile
+
+Busy, lost and unavailable are never one another.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from redis.exceptions import LockError, LockNotOwnedError
+
+if TYPE_CHECKING:
+    from .records import Holder
+
+_LONGEST_PAUSE = 365 * 86400
+
+
+class LocksmithError(Exception):
+    """Base of all errors of this package."""
+
+
+class LockBusy(LocksmithError, LockError):
+    """The lock was held by somebody else until the wait was over.
+
+    Also a `redis.exceptions.LockError`, so that code written for redis-py's lock keeps working.
+
+    `key`: the key that was asked for. `holder`: who holds it, or `None` where that is not known.
+    `retry_after`: seconds until the lease seen last runs out, or `None`; its holder may renew it or end it sooner.
+    """
+
+    def __init__(self, key: str, holder: Holder | None = None, retry_after: float | None = None) -> None:
+        self.key = key
+        self.holder = holder
+        self.retry_after = retry_after
+        text = self._explain()
+        super().__init__(text, lock_name=key)
+        self.args = (text,)  # redis-py before 5.1 keeps it to itself
+
+    def _explain(self) -> str:
+        by = f" by {self.holder}" if self.holder else ""
+        left = f"; its lease ends in {self.retry_after:.1f} s" if self.retry_after is not None else ""
+        return f"the lock {self.key!r} is held{by}{left}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.key, self.holder, self.retry_after)
+
+
+class LockReentered(LockBusy):
+    """This thread or task already holds the lock it wants to wait for: it would wait for itself.
+
+    Raised at once. Take the lock once and pass the lease on, or acquire with `blocking=False`.
+    """
+
+    def _explain(self) -> str:
+        return (
+            f"this thread or task already holds {self.key!r} and would wait for itself;"
+            " pass the lease, or the value, on instead of asking for it again"
+        )
+
+
+class LockLost(LocksmithError, LockNotOwnedError):
+    """The lock is not held any more by the one who acts on it.
+
+    Its lease ran out, somebody cleared it, or Redis forgot it. Others may have worked at the same time. Raised by
+    `ensure_held()`, `extend()`, `release()`, and at the end of a `with` block whose body went well.
+    """
+
+    def __init__(self, key: str, why: str) -> None:
+        self.key = key
+        self.why = why
+        text = f"the lock {key!r} is not held: {why}"
+        super().__init__(text, lock_name=key)
+        self.args = (text,)  # redis-py before 5.1 keeps it to itself
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.key, self.why)
+
+
+class LockUnavailable(LocksmithError):
+    """Redis could not be reached, did not answer in time, or refused the command.
+
+    Whether the lock is held is unknown. What redis-py said is kept in `__cause__`. A grant that came after all is given
+    back as far as Redis can be reached; otherwise it ends with its lease.
+    """
+
+
+class PopulateFailed(LocksmithError):
+    """The caller who computed the value that this one waited for failed.
+
+    `key`; `kind`: dotted name of that caller's exception; `message`: its text. The exception itself stays where it was
+    raised.
+    """
+
+    def __init__(self, key: str, kind: str, message: str) -> None:
+        self.key = key
+        self.kind = kind
+        self.message = message
+        super().__init__(f"another caller failed to compute {key!r}: {kind}: {message}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.key, self.kind, self.message)
+
+
+class RetryLater(LocksmithError):
+    """Nobody is to compute this value before so many seconds are over.
+
+    Raise it in the function that computes, for example with the `Retry-After` of an HTTP 429: nobody in the fleet calls
+    it again before. Callers get the old value, if `stale` kept one, or this error with the `seconds` that are left.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        if isinstance(seconds, timedelta):
+            seconds = seconds.total_seconds()
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+            raise TypeError(f"RetryLater takes seconds (int, float or timedelta), not {seconds!r}")
+        if not 0 <= seconds <= _LONGEST_PAUSE:
+            raise ValueError(f"RetryLater takes from 0 to {_LONGEST_PAUSE} seconds, not {seconds!r}")
+        self.seconds = float(seconds)
+        super().__init__(f"not to be computed again for {self.seconds:.1f} s")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.seconds,)
+
+
+class ServerTrouble(Exception):
+    """One exchange with Redis failed in a way that may pass. Never leaves this package.
+
+    `mute`: the server took the request and kept silent, so that asking again costs another full timeout.
+    """
+
+    def __init__(self, error: BaseException, *, mute: bool = False) -> None:
+        self.error = error
+        self.mute = mute
+        super().__init__(str(error))

@@ -1,0 +1,323 @@
+"""A lease: one holding of a lock."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from math import inf
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import conf, protocol, signals
+from .bridge import run_sync
+from .exceptions import LockLost, LockUnavailable
+from .names import decode
+from .watch import tell_in_thread
+from .workshop import LoopFace, process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from .protocol import Ask
+    from .records import Rules
+    from .workshop import Face, Workshop
+
+logger = logging.getLogger("django_locksmith.lock")
+
+_State = Literal["held", "leaving", "lost", "over"]
+_changing = threading.Lock()  # for the few lines in which a lease changes its state
+
+
+class Lease:
+    """One holding of a lock, from its grant to its end. Whoever has it may use it: hand it to other threads and tasks.
+
+    `key`; `token`: what stands in Redis; `fence`: an integer, larger than that of every earlier grant, for resources
+    that refuse a smaller one; `timeout`: seconds it was granted for.
+
+    Always true, so that `if lease := lock.acquire(blocking=False)` reads well. As a context manager it is released at
+    the end of the block, as by `with lock`.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_deadline",
+        "_face",
+        "_generation",
+        "_rules",
+        "_since",
+        "_state",
+        "_watched",
+        "_why",
+        "ask",
+        "fence",
+        "hold_until",
+        "key",
+        "owner",
+        "renew_at",
+        "timeout",
+        "workshop",
+    )
+
+    def __init__(self, workshop: Workshop, face: Face, rules: Rules, ask: Ask) -> None:
+        # Made before the lock is asked for, so that who was waiting for it loses no time.
+        self.ask = ask
+        self.key = ask.names.key
+        self.timeout = ask.lease
+        self.owner = face.caller()
+        self.workshop = workshop
+        self._face = face
+        self._rules = rules
+        self._why = ""
+        self._state: _State = "over"
+
+    def begin(self, fence: int, since: float, deadline: float) -> Self:
+        """The lock was granted, at this time or before (monotonic seconds)."""
+        self.fence = fence
+        self._since = since
+        self._deadline = deadline
+        self._generation = process.generation
+        self._state = "held"
+        self._watched = self._rules.renew or bool(signals.lost.receivers) or callable(self._rules.on_lost)
+        self.workshop.hold(self)  # from here on it can be found, and must be whole
+        if self._watched:
+            self._keep()
+        return self
+
+    @property
+    def token(self) -> str:
+        """What stands in Redis while the lock is held."""
+        return decode(self.ask.token)
+
+    def _keep(self) -> None:
+        rules = self._rules
+        self.renew_at = inf  # set by the renewer
+        self.hold_until = inf if rules.max_hold is None else self._since + rules.max_hold
+        process.watch.add(self)
+        if rules.renew:
+            self.workshop.renewer().add(self)
+
+    # ---- how it stands: no I/O
+
+    @property
+    def deadline(self) -> float:
+        """Until when the lock is surely held, on the clock of `time.monotonic()`."""
+        return self._deadline
+
+    @property
+    def held(self) -> bool:
+        """Is the lock surely still ours? Without I/O: a clock that is always a little ahead of Redis' own."""
+        return self._state == "held" and time.monotonic() < self._deadline and self._generation == process.generation
+
+    @property
+    def remaining(self) -> float:
+        """Seconds for which the lock is surely still ours; 0 if it is not. Without I/O."""
+        return max(0.0, self._deadline - time.monotonic()) if self.held else 0.0
+
+    @property
+    def lost(self) -> bool:
+        """Did it end against our will?"""
+        return self._state == "lost" or (self._state == "held" and not self.held)
+
+    def ensure_held(self) -> None:
+        """Raise `LockLost` unless the lock is surely still ours. No I/O; call it before what must not run twice."""
+        if not self.held:
+            raise self._loss()
+
+    def _loss(self) -> LockLost:
+        if self._generation != process.generation:
+            why = "it belongs to the process that this one was forked from"
+        elif self._state in ("leaving", "over"):
+            why = "it was released before"
+        else:
+            why = self._why or f"its lease of {self.timeout:g} s ran out"
+        return LockLost(self.key, why)
+
+    # ---- what its holder does
+
+    def extend(self, additional_time: conf.Seconds | None = None, replace_ttl: bool = False) -> None:
+        """Add seconds to the lease; with `replace_ttl` let it end so many seconds from now; bare, start it anew.
+
+        Raises `LockLost`, and `LockUnavailable` when Redis does not answer: the lease then ends no sooner than before.
+        """
+        run_sync(self._extend(self.workshop.threads(), additional_time, replace_ttl))
+
+    async def aextend(self, additional_time: conf.Seconds | None = None, replace_ttl: bool = False) -> None:
+        """As `extend`."""
+        await self._extend(self.workshop.loop(), additional_time, replace_ttl)
+
+    async def _extend(self, face: Face, additional_time: conf.Seconds | None, replace: bool) -> None:
+        seconds, replace = (
+            (self.timeout, True)
+            if additional_time is None
+            else (conf.lease_seconds("additional_time", additional_time), replace)
+        )
+        self.ensure_held()
+        if replace:
+            # Should the reply be lost, the server may hold to the shorter lease: so do we, from before it is asked.
+            self._move_deadline(min(self._deadline, time.monotonic() + seconds - protocol.caution(seconds)))
+        deadline = await protocol.extend(face.store, self.ask, seconds, replace=replace)
+        if deadline is None:
+            self.lose("Redis did not have it any more when it was to be extended")
+            raise self._loss()
+        self._move_deadline(deadline)
+
+    def release(self) -> bool:
+        """Give the lock back; the next waiter gets it at once. `False` if it was released before.
+
+        Raises `LockLost` if it was not ours any more, and `LockUnavailable` when Redis does not answer: the lock then
+        ends with its lease.
+        """
+        return run_sync(self._release(self.workshop.threads()))
+
+    async def arelease(self) -> bool:
+        """As `release`. Cancelled, it gives the lock back all the same."""
+        return await self._release(self.workshop.loop())
+
+    async def _release(self, face: Face) -> bool:
+        if self._state == "over":
+            return False
+        if self._generation != process.generation:
+            raise self._loss()
+        ours, again = self._state != "lost", self._state == "leaving"
+        in_time = ours and time.monotonic() < self._deadline
+        if ours:
+            # From here on it is not believed in, whatever the answer: the server may act on a request that we give up.
+            self._state = "leaving"
+        if self._watched:
+            self._unwatch()
+        self.workshop.let_go(self)
+        try:
+            freed = await protocol.release(face.store, self.ask, in_time=in_time)
+        except LockUnavailable:
+            raise  # may be tried again
+        except BaseException:
+            self._state = "over"  # interrupted, and given back all the same
+            raise
+        # "Not held", after a release that got no answer, means that it did its work.
+        if ours and (freed or (again and in_time)):
+            self._state = "over"
+            if signals.released.receivers:
+                await face.tell(signals.released, lease=self, held_for=time.monotonic() - self._since)
+            return True
+        self.lose("Redis did not have it any more when it was released")
+        loss = self._loss()
+        self._state = "over"
+        raise loss
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        run_sync(self.leave(self.workshop.threads(), error))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.leave(self.workshop.loop(), error)
+
+    async def leave(self, face: Face, error: BaseException | None) -> None:
+        """End a block that held the lock. A release problem never hides what the block returned or raised."""
+        try:
+            await self._release(face)
+        except LockLost as loss:
+            if self._generation != process.generation:
+                return  # a forked child holds nothing, and so has lost nothing
+            if error is not None or self._rules.on_lost == "log":
+                logger.error("%s", loss)
+            else:
+                raise
+        except LockUnavailable as trouble:
+            logger.warning(
+                "the lock %r could not be released and ends with its lease, in %.1f s: %s",
+                self.key,
+                max(0.0, self._deadline - time.monotonic()),
+                trouble,
+            )
+
+    # ---- what happens to it
+
+    def prolong(self, deadline: float) -> None:
+        """It was renewed until then (monotonic seconds)."""
+        self._move_deadline(deadline)
+
+    def expire(self) -> Callable[[], None] | None:
+        """Its deadline has come, unless it has moved meanwhile; what there is to tell, and not in this thread."""
+        if time.monotonic() >= self._deadline:
+            return self._end(f"its lease of {self.timeout:g} s ran out")
+        if self._state == "held":
+            process.watch.add(self)
+        return None
+
+    def disown(self) -> None:
+        """Nobody got it: whoever asked for it gave up in that moment."""
+        self._state = "over"
+        self.workshop.let_go(self)
+        if self._watched:
+            self._unwatch()
+
+    def lose(self, why: str) -> None:
+        """It is not ours any more: tell everybody who wants to know, once."""
+        if tell := self._end(why):
+            tell_in_thread([tell])
+
+    def _end(self, why: str) -> Callable[[], None] | None:
+        with _changing:
+            if self._state not in ("held", "leaving") or self._generation != process.generation:
+                return None
+            self._state = "lost"
+            self._why = why
+        self.workshop.let_go(self)
+        if not self._watched:
+            return None
+        self._unwatch()
+        return self._news()
+
+    def _move_deadline(self, deadline: float) -> None:
+        with _changing:
+            if self._state != "held":
+                return
+            nearer, self._deadline = deadline < self._deadline, deadline
+        if nearer and self._watched:
+            process.watch.add(self)
+
+    def _unwatch(self) -> None:
+        process.watch.remove(self)
+        if self._rules.renew:
+            self.workshop.renewer().remove(self)
+
+    def _news(self) -> Callable[[], None] | None:
+        on_lost: Any = self._rules.on_lost if callable(self._rules.on_lost) else None
+        if on_lost and isinstance(self._face, LoopFace):
+            # The callback of a task runs in its loop, where it may cancel the task.
+            try:
+                self._face.loop.call_soon_threadsafe(_call, on_lost, self)
+            except RuntimeError:
+                logger.error("the lock %r was lost after its event loop was closed", self.key)
+            on_lost = None
+        if not on_lost and not signals.lost.receivers:
+            return None
+
+        def tell() -> None:
+            if on_lost:
+                _call(on_lost, self)
+            signals.lost.send_robust(None, lease=self, why=self._why)
+
+        return tell
+
+    def __repr__(self) -> str:
+        return f"<Lease of {self.key!r}: {self._state}, fence {self.fence}, {self.remaining:.1f} s remaining>"
+
+
+def _call(on_lost: Any, lease: Lease) -> None:
+    try:
+        on_lost(lease)
+    except Exception:
+        logger.exception("on_lost of the lock %r failed", lease.key)

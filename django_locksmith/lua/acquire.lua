@@ -1,0 +1,48 @@
+-- The lock is not free, or not asked for by a first request. KEYS, ARGV and answers stand in acquire_free.lua.
+
+local queue, baton = KEYS[2], KEYS[3]
+local QUEUED_FOR_MS = 10000 -- a waiter not heard of for so long is dead
+local token, lease, wait, mode = ARGV[1], ARGV[2], tonumber(ARGV[3] or QUEUED_FOR_MS), ARGV[4] or 'try'
+local SWEEP_EVERY = 64
+
+local holder = redis.call('GET', lock)
+local queued = false
+if mode == 'claim' then
+  queued = redis.call('ZREM', queue, token) == 1
+elseif mode ~= 'try' then
+  queued = redis.call('ZSCORE', queue, token) ~= false
+end
+
+if (mode == 'claim' or mode == 'probe') and not queued and holder ~= token then
+  pass_on(lock, queue, baton, index)
+  return {-1}
+end
+
+local mine = holder == token
+local handed_to_me = holder == HANDED_OVER and (
+  (queued and mode ~= 'probe')                                        -- a probe leaves it to the one who was woken
+  or (wait == 0 and redis.call('EXISTS', baton) == 1))                -- nobody alive took it
+
+if holder and not mine and not handed_to_me then
+  local time = redis.call('TIME')
+  if wait > 0 then
+    local now = time[1] * 1000 + math.floor(time[2] / 1000)
+    redis.call('ZADD', queue, now + math.min(wait, QUEUED_FOR_MS), token)
+    redis.call('PEXPIRE', queue, QUEUED_FOR_MS)
+    if time[2] % SWEEP_EVERY == 0 then redis.call('ZREMRANGEBYSCORE', queue, '-inf', now) end
+  elseif mode ~= 'claim' then
+    redis.call('ZREM', queue, token)
+  end
+  return {0, time[1] * 1000000 + time[2], redis.call('PTTL', lock), holder}
+end
+
+if mine then
+  -- An earlier grant whose reply was lost. Never shorten what the holder may have been promised.
+  if redis.call('PTTL', lock) < tonumber(lease) then redis.call('PEXPIRE', lock, lease) end
+else
+  redis.call('SET', lock, token, 'PX', lease)
+end
+if handed_to_me and mode ~= 'claim' then redis.call('DEL', baton) end
+if queued and mode ~= 'claim' then redis.call('ZREM', queue, token) end
+
+return grant(lock, index, KEYS[5])

@@ -1,0 +1,48 @@
+-- Grant the lock if it is free, else stand in its queue: acquire_free.lua, baton.lua and acquire.lua in one.
+--
+-- KEYS  1 lock    the holder's token, or HANDED_OVER
+--       2 queue   sorted set: waiter's token -> server ms until which it counts as alive
+--       3 baton   list that the waiters block on
+--       4 index   sorted set: lock -> its fence, and '' -> the last fence
+--       5         the same, where the lock has an index of its own (a cluster), which is to expire
+-- ARGV  1 token
+--       2 lease, ms
+--       3 wait, ms: how long the caller would queue; 0 = it would not; none = for long
+--       4 mode    try    the first request with this token; the same if there is none
+--                 again  the token may be known here: an earlier reply was lost
+--                 claim  sent behind a BLPOP of the baton: it, or the end of the wait, woke us
+--                 probe  on the side, while the claim is still blocked
+-- Returns  {1, server µs, fence}                    granted; no fence where it is the server's time
+--          {0, server µs, lease left in ms, holder} busy (left: -1 = never expires)
+--          {-1}                                     refused: a waiter that is no longer queued
+
+local lock, index = KEYS[1], KEYS[4]
+
+-- The clock inside the fence makes it grow even when the last one was lost (FLUSHALL,
+-- failover, eviction); the last one makes it grow even when the clock was set back.
+-- All it needs is given to it, or is its own: to refer to what is outside costs as much as a command.
+local function grant(lock, index, own)
+  local SWEEP_EVERY, KEEP_OWN_MS = 64, '8640000000' -- 100 days
+  local time = redis.call('TIME')
+  local now = time[1] * 1000000 + time[2]
+  local granted = {1, now}
+  if redis.call('ZADD', index, 'GT', 'CH', now, '', now, lock) ~= 2 then
+    -- The last fence is ahead of the clock.
+    local fence = tonumber(redis.call('ZSCORE', index, '')) + 1
+    redis.call('ZADD', index, fence, '', fence, lock)
+    granted[3] = fence
+  end
+  if own then redis.call('PEXPIRE', index, KEEP_OWN_MS) end
+  -- Holders that died leave an entry behind. A look at a few, now and then, keeps them rare.
+  if now % SWEEP_EVERY == 0 then
+    for _, name in ipairs(redis.call('ZRANDMEMBER', index, 16)) do
+      if name ~= '' and redis.call('EXISTS', name) == 0 then redis.call('ZREM', index, name) end
+    end
+  end
+  return granted
+end
+
+-- Most locks are free when they are asked for: their way out stands before all else, for Redis pays for every line.
+if (ARGV[4] or 'try') == 'try' and redis.call('SET', lock, ARGV[1], 'NX', 'PX', ARGV[2]) then
+  return grant(lock, index, KEYS[5])
+end

@@ -1,0 +1,20 @@
+-- Lead a flight if nobody does, else say who leads it.
+--
+-- KEYS  1 flight  the leader's token
+--       2 news    stream: how flights ended
+--       3 pause   why nobody may lead now
+-- ARGV  1 token
+--       2 lease, ms
+-- Returns  {1}                                       leads (also where an earlier reply was lost)
+--          {0, lease left in ms, leader, last news}  somebody else does
+--          {2, left in ms, pause}                    nobody may before that
+
+local pause = redis.call('GET', KEYS[3])
+if pause then return {2, redis.call('PTTL', KEYS[3]), pause} end
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return {1} end
+local leader = redis.call('GET', KEYS[1])
+if leader == ARGV[1] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  return {1}
+end
+return {0, redis.call('PTTL', KEYS[1]), leader, last_news(KEYS[2])}

@@ -1,0 +1,171 @@
+"""The names of a lock's keys in Redis.
+
+The lock itself is plainly prefix + key, so that other clients of the `SET NX PX` pattern see and respect it. What
+belongs to it carries a reserved word right behind the prefix: one ACL pattern (`prefix*`) covers everything.
+"""
+
+from __future__ import annotations
+
+import re
+from binascii import crc_hqx
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import sha256
+from itertools import count
+from typing import Protocol
+
+_SLOTS = 16384
+_RESERVED = ("<queue>", "<baton>", "<index>", "<flight>", "<news>", "<pause>")
+_OPEN_BRACE = "LOCKSMITH['PREFIX'] {!r} has an open brace; a cluster needs it closed or left out"
+_LONGEST = 200
+"""Bytes of a flight's name; what is longer (keys of caches may be) is named by its digest."""
+
+
+class Keyring(Protocol):
+    """The keys of one lock or flight."""
+
+    @property
+    def key(self) -> str:
+        """What users call it."""
+
+    @property
+    def lock(self) -> bytes:
+        """The key that holds the token of who has it."""
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """What the scripts get as KEYS, in this order."""
+
+    @property
+    def heads(self) -> dict[object, bytes]:
+        """What the store has packed for it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Names:
+    """The keys of one lock. `own_index`: no other lock has it."""
+
+    key: str
+    lock: bytes
+    queue: bytes
+    baton: bytes
+    index: bytes
+    own_index: bool = False
+    heads: dict[object, bytes] = field(default_factory=dict, repr=False)
+    """What the store has packed for these names."""
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """What the scripts get as KEYS, in this order."""
+        four = (self.lock, self.queue, self.baton, self.index)
+        return (*four, self.index) if self.own_index else four
+
+
+@dataclass(frozen=True, eq=False)
+class FlightNames:
+    """The keys of one flight. What is locked is the right to lead it."""
+
+    key: str
+    lock: bytes
+    news: bytes
+    pause: bytes
+    heads: dict[object, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """What the scripts get as KEYS, in this order."""
+        return (self.lock, self.news, self.pause)
+
+
+def check_key(key: object) -> str:
+    """`key` itself, if a lock can have it; else a `TypeError` or `ValueError` that says why not."""
+    if not isinstance(key, str):
+        raise TypeError(f"a lock's key is a str, not {type(key).__name__}: {key!r}")
+    if not key.isascii():
+        try:
+            encode(key)
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the key {key!r} cannot be written as UTF-8: {error.reason}") from error
+    if key[:1] == "<" and key.startswith(_RESERVED):
+        raise ValueError(f"the key {key!r} starts with a word that is reserved for the keys that belong to locks")
+    return key
+
+
+def encode(text: str) -> bytes:
+    # Python's way to carry bytes that are no UTF-8 (file names, for one): the same bytes go to Redis.
+    return text.encode("utf-8", "surrogateescape")
+
+
+def decode(name: bytes | str) -> str:
+    return name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")
+
+
+@lru_cache(maxsize=1024)
+def names_on_one_server(prefix: str, key: str) -> Names:
+    """On one server the index is shared by all locks of the prefix."""
+    return Names(
+        key,
+        encode(f"{prefix}{key}"),
+        encode(f"{prefix}<queue>{key}"),
+        encode(f"{prefix}<baton>{key}"),
+        encode(f"{prefix}<index>"),
+    )
+
+
+@lru_cache(maxsize=1024)
+def names_in_cluster(prefix: str, key: str) -> Names:
+    """In a cluster all keys of a lock live in the slot of the lock, whatever braces its key contains."""
+    queue, baton, index = (_companion(prefix, word, key) for word in _RESERVED[:3])
+    return Names(key, encode(f"{prefix}{key}"), queue, baton, index, own_index=True)
+
+
+@lru_cache(maxsize=1024)
+def names_of_flight(prefix: str, key: str, *, in_cluster: bool) -> FlightNames:
+    """The keys of a flight share a slot by a tag of their own; a single server does not mind."""
+    name = encode(key)
+    if len(name) > _LONGEST:
+        name = sha256(name).hexdigest().encode()
+    flight, news, pause = (encode(f"{prefix}{word}{{{crc_hqx(name, 0):x}}}") + name for word in _RESERVED[3:])
+    if in_cluster and not slot_of(flight) == slot_of(news) == slot_of(pause):
+        raise ValueError(_OPEN_BRACE.format(prefix))
+    return FlightNames(key, flight, news, pause)
+
+
+def is_lock(prefix: str, name: bytes | str) -> bool:
+    """Is this name, found in Redis, one of a lock, and not of something that belongs to it?"""
+    text = decode(name)
+    return text.startswith(prefix) and not text[len(prefix) :].startswith(_RESERVED)
+
+
+def glob_escape(text: str) -> str:
+    """A pattern that Redis matches with this text alone."""
+    return re.sub(r"([\\*?\[\]])", r"\\\1", text)
+
+
+def slot_of(name: bytes) -> int:
+    """The cluster slot of a key: CRC16 of its hash tag, if it has one that is not empty, else of the whole name."""
+    start = name.find(b"{")
+    if start >= 0:
+        end = name.find(b"}", start + 1)
+        if end > start + 1:
+            name = name[start + 1 : end]
+    return crc_hqx(name, 0) % _SLOTS
+
+
+def _companion(prefix: str, word: str, key: str) -> bytes:
+    lock = encode(f"{prefix}{key}")
+    slot = slot_of(lock)
+    head, tail = encode(f"{prefix}{word}"), encode(key)
+    # A tag of the key's own serves as it is; a key without braces is its own tag; the rest (`a}b`, `a{}b`) gets one.
+    for name in (head + tail, head + b"{" + lock + b"}"):
+        if slot_of(name) == slot:
+            return name
+    name = head + b"{" + _tag_for(slot) + b"}" + tail
+    if slot_of(name) != slot:
+        raise ValueError(_OPEN_BRACE.format(prefix))
+    return name
+
+
+@lru_cache(maxsize=1024)
+def _tag_for(slot: int) -> bytes:
+    return next(tag for n in count() if crc_hqx(tag := b"%x" % n, 0) % _SLOTS == slot)

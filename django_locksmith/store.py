@@ -1,0 +1,303 @@
+"""The protocol's requests and replies: key names and Lua below, plain records above. Decides nothing."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from functools import lru_cache, partial
+from math import ceil, inf
+from typing import TYPE_CHECKING, Any, Literal
+
+from redis.exceptions import NoScriptError
+
+from .exceptions import LockUnavailable
+from .lua import ABANDON, ACQUIRE, EXTEND, LOOK, RELEASE, TRY
+from .names import decode, encode, glob_escape, is_lock, names_in_cluster, names_on_one_server
+from .packing import bulk, head, pack, request
+from .records import Busy, Granted, LockInfo, Refused
+from .seats import Place, Seats
+from .tokens import read_holder
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from .connections import Node
+    from .lua import Script
+    from .names import Keyring, Names
+    from .protocol import Ask, Holding
+    from .wires import Line, Wires
+
+Mode = Literal["try", "again", "claim", "probe"]
+Answer = Granted | Busy | Refused
+
+LONG_WAIT = 10.0
+"""As much as a script wants to know of a wait: so many seconds it counts a waiter as alive, and hears of it before."""
+_REPLICAS_WITHIN = 1.0
+"""Seconds that the replicas have to confirm a grant."""
+_PAGE = 500
+
+
+class Store:
+    """One namespace of locks on one deployment, over the wires of one process or event loop."""
+
+    def __init__(self, wires: Wires, prefix: str, min_replicas: int = 0) -> None:
+        self.wires = wires
+        self.now = wires.now
+        self.sleep = wires.sleep
+        self.sheltered = wires.sheltered
+        self.prefix = prefix
+        self._call = wires.call
+        self.min_replicas = min_replicas
+        self._seats = Seats(wires)
+        self.place = partial(Place, self._seats)
+        # The keys of a lock, by its key.
+        self.names = partial(names_in_cluster if wires.deployment.cluster else names_on_one_server, prefix)
+
+    # ---- taking and giving back
+
+    async def ask(self, ask: Ask, wait: float, mode: Mode) -> Answer:
+        """Ask for the lock; stand in its queue for `wait` seconds if it is busy (0: do not)."""
+        if self.min_replicas:
+            return await self._ask_with_replicas(ask, wait, mode)
+        lock = ask.names.lock
+        sent = self.now()
+        # What undoes is sent in full: nobody may be there to read that the script was not known.
+        undo = partial(_undo, ask)
+        try:
+            reply = await self._call(lock, _acquire(ask, wait, mode), undo)
+        except NoScriptError:
+            await self._call(lock, pack(b"SCRIPT", b"LOAD", RELEASE.text))  # a release may be its last word, too
+            sent = self.now()
+            reply = await self._call(lock, _acquire(ask, wait, mode, full=True), undo)
+        return Granted(reply[-1], sent, reply[1] / 1e6) if reply[0] == 1 else _other_answer(reply, sent)
+
+    async def _ask_with_replicas(self, ask: Ask, wait: float, mode: Mode) -> Answer:
+        # WAIT speaks of the writes of its own connection.
+        async with self._line_to(self.wires.node_for(ask.names.lock)) as line:
+            sent = self.now()
+            await line.send(_acquire(ask, wait, mode))
+            try:
+                reply = await line.read()
+            except NoScriptError:
+                await line.send(_acquire(ask, wait, mode, full=True))
+                reply = await line.read()
+            answer = _answer(reply, sent)
+            if isinstance(answer, Granted):
+                await self.confirm(line, ask.names)
+            return answer
+
+    async def confirm(self, line: Line, names: Names) -> None:
+        """See that enough replicas have the grant that came over this line."""
+        await line.send(pack(b"WAIT", b"%d" % self.min_replicas, b"%d" % int(_REPLICAS_WITHIN * 1000)))
+        confirmed = await line.read()
+        if confirmed < self.min_replicas:
+            raise LockUnavailable(
+                f"the lock {names.key!r} was granted, but only {confirmed} of the {self.min_replicas} replicas that"
+                f" LOCKSMITH['MIN_REPLICAS'] asks for had it after {_REPLICAS_WITHIN:g} s"
+            )
+
+    async def stand_in_line(self, ask: Ask, wait: float) -> WaitingLine:
+        """Block on the baton for all of `wait` (seconds), with the claim already behind it."""
+        node = self.wires.node_for(ask.names.lock)
+        wait = min(wait, node.longest_block)
+        line = await self.wires.line_to(node)
+        try:
+            seconds = b"0" if wait == inf else b"%.3f" % max(wait, 0.001)
+            await line.send(pack(b"BLPOP", ask.names.baton, seconds) + _acquire(ask, 0, "claim"))
+        except BaseException:
+            await line.drop()
+            raise
+        return WaitingLine(self, line, ask)
+
+    async def release(self, ask: Ask) -> bool:
+        """Give the lock back; `False` if it was not held with this token. Harmless if repeated."""
+        names = ask.names
+        token = ask.packed or bulk(ask.token)
+        try:
+            return bool(await self._call(names.lock, head(RELEASE, names) + token))
+        except NoScriptError:
+            return bool(await self.run(RELEASE, names, ask.token))
+
+    async def abandon(self, ask: Ask) -> None:
+        """Leave no trace of a token, whatever became of it: give the lock back, leave the queue, pass the baton on."""
+        await self.run(ABANDON, ask.names, ask.token, b"1")
+
+    async def extend(self, ask: Ask, ms: int, mode: Literal["add", "set"]) -> tuple[float, float]:
+        """Change the lease; when this was asked, and how many seconds are left from then (0: the lock is lost)."""
+        sent = self.now()
+        left = await self.run(EXTEND, ask.names, ask.token, b"%d" % ms, mode.encode())
+        return sent, left / 1000
+
+    async def renew(self, line: Line, leases: Sequence[tuple[Holding, int]]) -> tuple[float, list[float]]:
+        """Renew many leases of one server in one exchange; when this was asked, and the seconds left of each."""
+        sent = self.now()
+        await line.send(b"".join(request(EXTEND, ask.names, ask.token, b"%d" % ms, b"renew") for ask, ms in leases))
+        left = []
+        unknown = False
+        for _ in leases:
+            try:
+                left.append(await line.read() / 1000)
+            except NoScriptError:  # noqa: PERF203  # each reply must be read, whatever the others are
+                unknown = True
+        if unknown:
+            await line.send(pack(b"SCRIPT", b"LOAD", EXTEND.text))
+            await line.read()
+            return await self.renew(line, leases)
+        return sent, left
+
+    # ---- looking in
+
+    async def look(self, names: Names) -> LockInfo | None:
+        """One lock as it is now, or `None` if nobody has it."""
+        return _info(names, await self.run(LOOK, names))
+
+    async def keys(self) -> list[str]:
+        """The keys of all locks that may be held: what the index says, or, in a cluster, what a scan finds."""
+        found: set[str] = set()
+        if self.wires.deployment.cluster:
+            pattern = encode(glob_escape(self.prefix)) + b"*"
+            for node in self.wires.deployment.nodes():
+                async for page in self._pages(node, b"SCAN", (), b"MATCH", pattern):
+                    found.update(decode(name) for name in page if is_lock(self.prefix, name))
+        else:
+            index = self.names("").index
+            async for page in self._pages(self.wires.node_for(index), b"ZSCAN", (index,)):
+                # Every other one is a score; and one without a name is the last fence.
+                found.update(decode(name) for name in page[::2] if name)
+        return [name[len(self.prefix) :] for name in found]
+
+    async def _pages(
+        self, node: Node, command: bytes, key: tuple[bytes, ...], *rest: bytes
+    ) -> AsyncIterator[list[bytes | str]]:
+        cursor = b"0"
+        async with self._line_to(node) as line:
+            while True:
+                await line.send(pack(command, *key, cursor, *rest, b"COUNT", b"%d" % _PAGE))
+                following, page = await line.read()
+                yield page
+                cursor = following if isinstance(following, bytes) else str(following).encode()
+                if cursor == b"0":
+                    return
+
+    async def look_at(self, many: Sequence[Names]) -> list[LockInfo]:
+        """Many locks as they are now; those that nobody has are left out."""
+        found = []
+        groups: dict[Node, list[Names]] = {}
+        for names in many:
+            groups.setdefault(self.wires.node_for(names.lock), []).append(names)
+        for node, group in groups.items():
+            async with self._line_to(node) as line:
+                for start in range(0, len(group), _PAGE):
+                    page = group[start : start + _PAGE]
+                    await line.send(b"".join(request(LOOK, names) for names in page))
+                    for names in page:
+                        try:
+                            info = _info(names, await line.read())
+                        except NoScriptError:
+                            info = await self.look(names)
+                        if info is not None:
+                            found.append(info)
+        return found
+
+    # ---- how
+
+    async def run(self, script: Script, names: Keyring, *arguments: bytes) -> Any:
+        try:
+            return await self.wires.call(names.lock, request(script, names, *arguments))
+        except NoScriptError:
+            return await self.wires.call(names.lock, request(script, names, *arguments, full=True))
+
+    @asynccontextmanager
+    async def _line_to(self, node: Node) -> AsyncIterator[Line]:
+        """A line that is kept if all goes well, and dropped if not."""
+        line = await self.wires.line_to(node)
+        try:
+            yield line
+        except BaseException:
+            await line.drop()
+            raise
+        await line.keep()
+
+
+class WaitingLine:
+    """A waiter blocked in Redis, whose claim Redis runs as soon as the baton, or the end of the wait, wakes it."""
+
+    def __init__(self, store: Store, line: Line, ask: Ask) -> None:
+        self._store = store
+        self._line = line
+        self._ask = ask
+        # Wait so long for Redis to wake us, by the baton, or nil at the end of the wait: the claim's answer says which.
+        self.woken = line.read_within
+        self.open = True
+
+    async def claimed(self) -> Answer:
+        """What Redis answered to the claim. The line can be used by others then."""
+        sent = self._store.now()
+        try:
+            reply = await self._line.read()
+        except NoScriptError:
+            await self._line.send(_acquire(self._ask, 0, "claim", full=True))
+            reply = await self._line.read()
+        answer = _answer(reply, sent)
+        if self._store.min_replicas and isinstance(answer, Granted):
+            await self._store.confirm(self._line, self._ask.names)
+        self.open = False
+        await self._line.keep()
+        return answer
+
+    async def leave(self) -> None:
+        """Close the line, which was not brought to its end."""
+        self.open = False
+        await self._line.drop()
+
+
+def _answer(reply: list[Any], sent: float) -> Answer:
+    return Granted(reply[-1], sent, reply[1] / 1e6) if reply[0] == 1 else _other_answer(reply, sent)
+
+
+def _other_answer(reply: list[Any], sent: float) -> Answer:
+    if reply[0] == 0:
+        left = reply[2] / 1000 if reply[2] >= 0 else None
+        return Busy(sent, reply[1] / 1e6, left, decode(reply[3]))
+    return Refused()
+
+
+def _info(names: Names, reply: list[Any]) -> LockInfo | None:
+    now_us, holder, left, waiters, fence = reply
+    if not holder:
+        return None
+    by = read_holder(decode(holder))
+    # The index may still know the fence of a dead holder, when other software has the lock.
+    minted = int(float(fence)) if fence and by is not None and by.host else None
+    return LockInfo(
+        key=names.key,
+        holder=by,
+        # A fence is the server's clock at the grant, as long as that clock was never set back.
+        held_for=None if minted is None else max(0.0, (now_us - minted) / 1e6),
+        remaining=left / 1000 if left >= 0 else None,
+        fence=minted,
+        waiters=waiters,
+    )
+
+
+# ---- requests
+
+
+@lru_cache(maxsize=256)
+def _lease_ms(seconds: float) -> bytes:
+    return bulk(b"%d" % int(seconds * 1000))
+
+
+_LONG_WAIT_MS = bulk(b"%d" % (LONG_WAIT * 1000))
+_MODES: dict[Mode, bytes] = {mode: bulk(mode.encode()) for mode in ("try", "again", "claim", "probe")}
+
+
+def _acquire(ask: Ask, wait: float, mode: Mode, *, full: bool = False) -> bytes:
+    ask.packed = token = bulk(ask.token)
+    if mode == "try" and wait >= LONG_WAIT:
+        return head(TRY, ask.names, full) + token + _lease_ms(ask.lease)
+    wait_ms = _LONG_WAIT_MS if wait >= LONG_WAIT else bulk(b"%d" % ceil(wait * 1000))
+    return b"".join((head(ACQUIRE, ask.names, full), token, _lease_ms(ask.lease), wait_ms, _MODES[mode]))
+
+
+def _undo(ask: Ask) -> bytes:
+    return request(ABANDON, ask.names, ask.token, b"1", full=True)

@@ -1,0 +1,71 @@
+"""Tokens: one for each holding, unique by its first part, and readable for people.
+
+`<random>-<count>|host|pid|thread|since|label`: 96 random bits of the process, and its how-many-eth token this is. What
+comes behind is there to be shown, never compared; `since` is when its owner asked for the lock, Unix time in ms.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+import threading
+import time
+from itertools import count
+from pathlib import PurePath
+
+from .records import Holder
+
+HANDED_OVER = "locksmith:handed-over"
+"""What a lock holds while it is handed from one holder to the next: no token can be it. Stands in baton.lua, too."""
+
+_RANDOM_BYTES = 12
+_TOKEN = re.compile(r"[0-9a-f]{24}-[0-9a-f]+\|([^|]*)\|(\d+)\|([^|]*)\|(\d+)\|(.*)", re.DOTALL)
+
+
+def _describe_process() -> tuple[str, str]:
+    program = [PurePath(sys.argv[0]).name if sys.argv else "", *sys.argv[1:2]]
+    return f"{_field(platform.node())}|{os.getpid()}", " ".join(filter(None, program))
+
+
+def _field(text: str) -> str:
+    return text.replace("|", "/")
+
+
+class _Process:
+    """Who this process is, told anew in a forked child."""
+
+    def __init__(self) -> None:
+        self.place, self.program = _describe_process()
+        self.random = os.urandom(_RANDOM_BYTES).hex()
+        self.count = count(1)
+
+
+process = _Process()
+_thread = threading.local()
+os.register_at_fork(after_in_child=process.__init__)  # type: ignore[misc]  # the same object, filled again
+
+
+def new_token(label: str = "") -> str:
+    """A token for one holding; `label` defaults to the program's name and first argument."""
+    try:
+        whose, place = _thread.place
+    except AttributeError:
+        whose = place = ""
+    if whose is not process.random:  # the first of this thread, or of a forked child
+        place = f"{process.place}|{_field(threading.current_thread().name)}"
+        _thread.place = process.random, place
+    number, now = next(process.count), time.time_ns() // 1_000_000
+    return f"{process.random}-{number:x}|{place}|{now}|{label or process.program}"
+
+
+def read_holder(token: str) -> Holder | None:
+    """Who a token speaks of; `None` for the mark of a lock that is being handed over."""
+    if token == HANDED_OVER:
+        return None
+    match = _TOKEN.fullmatch(token)
+    if match is None:
+        return Holder(token)
+    host, pid, thread, since, label = match.groups()
+    return Holder(token, host, int(pid), thread, int(since) / 1000, label)
