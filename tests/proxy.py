@@ -1,0 +1,97 @@
+"""A TCP proxy between a client and Redis that loses, delays and cuts what it is told to."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Proxy:
+    """Forwards to `port`. Each rule is asked for each piece of data that passes."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._sockets: list[socket.socket] = []
+        self._cut: Callable[[bytes], bool] | None = None
+        self._due_to_cut: set[socket.socket] = set()
+        self.flowing = threading.Event()  # cleared: what arrives is taken, and kept
+        self.flowing.set()
+        self.answering = True  # False: requests pass, replies are dropped
+        self.delay = 0.0  # seconds that each reply is kept back
+        self.cuts = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def cut_reply_to(self, request: Callable[[bytes], bool]) -> None:
+        """Let the next such request pass, and close its connection instead of forwarding the reply. Once."""
+        self._cut = request
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._target))
+            self._sockets += [client, server]
+            threading.Thread(target=self._requests, args=(client, server), daemon=True).start()
+            threading.Thread(target=self._replies, args=(client, server), daemon=True).start()
+
+    def _requests(self, client: socket.socket, server: socket.socket) -> None:
+        try:
+            while data := client.recv(65536):
+                if self._cut is not None and self._cut(data):
+                    self._cut = None
+                    self._due_to_cut.add(client)
+                self.flowing.wait()
+                server.sendall(data)
+        except OSError:
+            pass
+        _close(server)
+
+    def _replies(self, client: socket.socket, server: socket.socket) -> None:
+        try:
+            while data := server.recv(65536):
+                if client in self._due_to_cut:
+                    self.cuts += 1
+                    break
+                if self.delay:
+                    threading.Event().wait(self.delay)
+                self.flowing.wait()
+                if self.answering:
+                    client.sendall(data)
+        except OSError:
+            pass
+        _close(client)
+
+    def close(self) -> None:
+        self.flowing.set()
+        for each in (self._listener, *self._sockets):
+            _close(each)
+
+
+def _close(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+    sock.close()
+
+
+@contextmanager
+def proxy_to(port: int) -> Iterator[Proxy]:
+    proxy = Proxy(port)
+    try:
+        yield proxy
+    finally:
+        proxy.close()

@@ -1,0 +1,211 @@
+"""The signals: when they are sent, and with what."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from django_locksmith import LockBusy, LockLost, locksmith, signals
+from tests.servers import poll
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from django_locksmith import Lease
+    from tests.conftest import Deployment, Face
+
+NAMES = ["acquired", "busy", "released", "lost", "cleared"]
+
+
+class Heard:
+    """What each signal was sent with, in order."""
+
+    def __init__(self) -> None:
+        self.acquired: list[dict[str, Any]] = []
+        self.busy: list[dict[str, Any]] = []
+        self.released: list[dict[str, Any]] = []
+        self.lost: list[dict[str, Any]] = []
+        self.cleared: list[dict[str, Any]] = []
+
+    def receiver(self, name: str, kind: str) -> Callable[..., Any]:
+        def receive(sender: object, signal: object, **named: Any) -> None:
+            assert sender is None
+            getattr(self, name).append(named)
+
+        async def receive_async(sender: object, **named: Any) -> None:
+            receive(sender, **named)
+
+        return receive if kind == "sync" else receive_async
+
+    def counts(self) -> dict[str, int]:
+        return {name: len(calls) for name in NAMES if (calls := getattr(self, name))}
+
+
+@pytest.fixture(params=["sync", "async"])
+def heard(request: pytest.FixtureRequest) -> Iterator[Heard]:
+    """A receiver of each signal, sync or async."""
+    heard = Heard()
+    receivers = {name: heard.receiver(name, request.param) for name in NAMES}
+    for name, receiver in receivers.items():
+        getattr(signals, name).connect(receiver)
+    yield heard
+    for name, receiver in receivers.items():
+        assert getattr(signals, name).disconnect(receiver)
+
+
+def acquire(face: Face, key: str, **options: Any) -> Lease:
+    lease = face.acquire(locksmith(key, **options))
+    assert lease is not None
+    return lease
+
+
+def test_acquired_and_released(valkey: Deployment, face: Face, heard: Heard) -> None:
+    """Acquiring tells the lease and how long it took, releasing how long it was held; a second release nothing."""
+    lease = acquire(face, "a")
+    (told,) = heard.acquired
+    assert told.keys() == {"lease", "waited"}
+    assert told["lease"] is lease
+    assert 0 <= told["waited"] < 1
+    waiter = face.start_acquire(locksmith("a"))
+    poll(lambda: (info := face.info(locksmith, "a")) and info.waiters == 1)
+    face.release(lease)
+    following = waiter.result(10)
+    poll(lambda: len(heard.acquired) == 2)
+    assert heard.acquired[1]["lease"] is following
+    assert 0 < heard.acquired[1]["waited"] < 10
+    (told,) = heard.released
+    assert told.keys() == {"lease", "held_for"}
+    assert told["lease"] is lease
+    assert 0 < told["held_for"] < 10
+    face.release(lease)
+    assert heard.counts() == {"acquired": 2, "released": 1}
+
+
+def test_blocks_tell(valkey: Deployment, face: Face, heard: Heard) -> None:
+    """A block tells of its lock as an acquire and a release do."""
+    lease = face.within(locksmith("a"), lambda lease: lease)
+    assert heard.counts() == {"acquired": 1, "released": 1}
+    assert heard.acquired[0]["lease"] is heard.released[0]["lease"] is lease
+
+
+@pytest.mark.parametrize("wait", [0, 0.05])
+def test_busy(valkey: Deployment, face: Face, heard: Heard, wait: float) -> None:
+    """A wait that ends without the lock tells the key and the LockBusy, whether that is raised or not."""
+    acquire(face, "a", label="other", timeout=60)
+    heard.acquired.clear()
+    assert face.acquire(locksmith("a", blocking_timeout=wait)) is None
+    with pytest.raises(LockBusy) as caught:
+        face.within(locksmith("a", blocking_timeout=wait), lambda lease: None)
+    assert heard.counts() == {"busy": 2}
+    assert heard.busy[1]["error"] is caught.value
+    for told in heard.busy:
+        assert told.keys() == {"key", "error"}
+        assert told["key"] == told["error"].key == "a"
+        assert told["error"].holder.label == "other"
+        assert 50 < told["error"].retry_after <= 60
+
+
+def run_out(face: Face) -> Lease:
+    lease = acquire(face, "a", timeout=0.05)
+    poll(lambda: lease.lost)
+    return lease
+
+
+def find_out_at_release(face: Face) -> Lease:
+    lease = acquire(face, "a")
+    assert face.clear(locksmith, "a")
+    with pytest.raises(LockLost):
+        face.release(lease)
+    return lease
+
+
+def find_out_at_extend(face: Face) -> Lease:
+    lease = acquire(face, "a")
+    assert face.clear(locksmith, "a")
+    with pytest.raises(LockLost):
+        face.extend(lease, 5)
+    return lease
+
+
+def find_out_at_renewal(face: Face) -> Lease:
+    lease = acquire(face, "a", timeout=1.5, renew=True)
+    assert face.clear(locksmith, "a")
+    poll(lambda: lease.lost)
+    return lease
+
+
+@pytest.mark.parametrize(
+    ("lose", "why"),
+    [
+        (run_out, "its lease of 0.05 s ran out"),
+        (find_out_at_release, "Redis did not have it any more when it was released"),
+        (find_out_at_extend, "Redis did not have it any more when it was to be extended"),
+        (find_out_at_renewal, "Redis did not have it any more when it was to be renewed"),
+    ],
+)
+def test_lost(valkey: Deployment, face: Face, heard: Heard, lose: Callable[[Face], Lease], why: str) -> None:
+    """However a lease comes to a bad end: that is told once, with the reason, and not as a release."""
+    lease = lose(face)
+    poll(lambda: heard.lost)
+    assert not lease.held
+    assert [told.keys() for told in heard.lost] == [{"lease", "why"}]
+    assert heard.lost[0]["lease"] is lease
+    assert heard.lost[0]["why"] == why
+    assert heard.released == []
+
+
+def test_cleared(valkey: Deployment, face: Face, heard: Heard) -> None:
+    """Clearing tells of each lock that was taken, as it was seen before; of no other."""
+    for key in ("a", "b", "c"):
+        acquire(face, key)
+    seen = face.locks(locksmith)
+    face.clear(locksmith, *[info.key for info in seen[:2]], "not held")
+    assert [told.keys() for told in heard.cleared] == [{"info"}, {"info"}]
+    assert [(told["info"].key, told["info"].holder) for told in heard.cleared] == [
+        (info.key, info.holder) for info in seen[:2]
+    ]
+
+
+def test_failing_receivers(valkey: Deployment, face: Face, caplog: pytest.LogCaptureFixture) -> None:
+    """A receiver that fails is in the log, and changes nothing for who holds, waits, releases or clears."""
+    failed = []
+
+    def fail(signal: object, **named: Any) -> None:
+        failed.append(signal)
+        raise ZeroDivisionError
+
+    for name in NAMES:
+        getattr(signals, name).connect(fail)
+    try:
+        lease = acquire(face, "a")
+        assert face.acquire(locksmith("a"), blocking=False) is None
+        assert face.release(lease) is True
+        assert face.within(locksmith("a"), lambda lease: "result") == "result"
+        find_out_at_release(face)
+        poll(lambda: signals.lost in failed)
+    finally:
+        for name in NAMES:
+            getattr(signals, name).disconnect(fail)
+    assert set(map(id, failed)) == {id(getattr(signals, name)) for name in NAMES}
+    assert "ZeroDivisionError" in caplog.text
+    assert face.locks(locksmith) == []
+
+
+def test_async_receivers_of_synchronous_code_in_a_task(valkey: Deployment) -> None:
+    """An async receiver changes nothing for synchronous code that runs within a task, either."""
+
+    async def receive(**named: Any) -> None: ...
+
+    async def scenario() -> str:
+        with locksmith("a"):
+            return "result"
+
+    signals.acquired.connect(receive)
+    signals.released.connect(receive)
+    try:
+        assert asyncio.run(scenario()) == "result"
+    finally:
+        signals.acquired.disconnect(receive)
+        signals.released.disconnect(receive)
