@@ -1,0 +1,1 @@
+"""Benchmarks: what the locks cost beside those one would otherwise use. `python -m tests.benchmarks --help`."""
