@@ -123,7 +123,9 @@ class Wires(ABC):
                 "LOCKSMITH['REDIS'] leads to a node of a Redis Cluster, but is set up as a single server; give a"
                 " redis+cluster:// URL, or a CONNECTION_FACTORY that makes a redis.cluster.RedisCluster"
             )
-        if isinstance(error, _PASSING) and not isinstance(error, _REFUSALS):
+        # A primary that is made a replica turns out those who wait in it; redis-py has no class for that.
+        turned_out = str(error).startswith("UNBLOCKED")
+        if turned_out or (isinstance(error, _PASSING) and not isinstance(error, _REFUSALS)):
             return ServerTrouble(error, mute=isinstance(error, SILENCE))
         if str(error).startswith("WRONGTYPE"):
             name = lock.decode("utf-8", "replace")

@@ -67,6 +67,14 @@ class Deployment:
                 total += client.info("clients")["blocked_clients"]
         return total
 
+    def turn_out(self) -> None:
+        """Turn out all blocked clients with an error, as a server does that becomes a replica."""
+        for server in self.servers:
+            with server.client() as client:
+                for each in client.client_list():
+                    if "b" in each["flags"]:
+                        client.client_unblock(each["id"], error=True)
+
     def commands(self) -> dict[str, int]:
         """The commands that all servers have run, also inside of scripts; without those that connections begin with."""
         total: dict[str, int] = {}

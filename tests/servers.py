@@ -201,15 +201,21 @@ def _cluster_is_ready(server: Server, nodes: int) -> bool:
 
 
 @contextmanager
-def watched_by_sentinel(binary: str, name: str = "primary") -> Iterator[tuple[Server, Server, Server]]:
-    """A primary, its replica, and one Sentinel that watches them."""
+def watched_by_sentinel(
+    binary: str, name: str = "primary", down_after_ms: int = 60_000
+) -> Iterator[tuple[Server, Server, Server]]:
+    """A primary, its replica, and one Sentinel that watches them.
+
+    By default the Sentinel is patient: on a busy machine, a primary that is merely slow must not be replaced under
+    tests that are about something else.
+    """
     with running(binary) as primary, running(binary, "--replicaof", "127.0.0.1", str(primary.port)) as replica:
         port = free_port()
         settings = Path(tempfile.mkdtemp(prefix="locksmith-")) / "sentinel.conf"
         settings.write_text(
             f"port {port}\nbind 127.0.0.1\ndir {settings.parent}\n"
             f"sentinel monitor {name} 127.0.0.1 {primary.port} 1\n"
-            f"sentinel down-after-milliseconds {name} 500\nsentinel failover-timeout {name} 2000\n"
+            f"sentinel down-after-milliseconds {name} {down_after_ms}\nsentinel failover-timeout {name} 2000\n"
         )
         sentinel = Server(binary, str(settings), "--sentinel", port=port)
         try:

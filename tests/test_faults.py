@@ -368,7 +368,7 @@ def test_replicas(face: Face) -> None:
 
 def test_sentinel_failover(face: Face) -> None:
     """When the primary dies, waiters and newcomers go on at the one that Sentinel promotes."""
-    with servers.watched_by_sentinel(servers.valkey_binary(), f"failing-{face.name}") as (primary, _, sentinel):
+    with servers.watched_by_sentinel(servers.valkey_binary(), f"failing-{face.name}", 500) as (primary, _, sentinel):
         cache = alias(
             f"redis://failing-{face.name}/0",  # django-redis keeps pools by URL
             CLIENT_CLASS="django_redis.client.SentinelClient",
@@ -388,6 +388,20 @@ def test_sentinel_failover(face: Face) -> None:
             assert following is not None
             assert following.fence > lease.fence
             face.release(following)
+
+
+def test_turned_out_of_the_queue(deployment: Deployment, face: Face, service: Locksmith) -> None:
+    """Waiters whom the server turns out, as it does when it becomes a replica, queue up again."""
+    lease = face.acquire(service("a"))
+    assert lease is not None
+    waiter = face.start_acquire(service("a"))
+    poll(lambda: deployment.blocked() == 1)
+    deployment.turn_out()
+    poll(lambda: deployment.blocked() == 1)
+    face.release(lease)
+    following = waiter.result(10)
+    assert following is not None
+    face.release(following)
 
 
 def test_many_requests_at_once(valkey: Deployment) -> None:

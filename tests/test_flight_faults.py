@@ -37,7 +37,7 @@ _numbers = count(1)
 @pytest.fixture(autouse=True)
 def _nothing_is_left(request: pytest.FixtureRequest) -> Any:
     """Whatever a promise does: in the end nobody leads a flight or waits for one, and its news are soon forgotten."""
-    name = next((name for name in ("valkey", "own_server") if name in request.fixturenames), None)
+    name = next((name for name in ("valkey", "own_server", "deployment") if name in request.fixturenames), None)
     where = request.getfixturevalue(name) if name else None
     yield
     if where is not None:
@@ -256,6 +256,17 @@ def test_redis_restarts_during_a_flight(silent: Deployment, face: Face) -> None:
     assert outcomes(answers) == [1] * 6
     assert origin.calls <= 5  # each on his own, but for those who wait for the leader in his process
     assert caches["local"].get("a") == 1
+
+
+def test_turned_out_of_a_flight(deployment: Deployment, face: Face) -> None:
+    """Followers whom the server turns out, as it does when it becomes a replica, go on waiting."""
+    origin = Origin(1, held=True)
+    answers = Crowd(deployment, face, services=3, callers=2).wants(origin)
+    deployment.turn_out()
+    poll(lambda: deployment.blocked() == 2)
+    origin.let_all_go()
+    assert outcomes(answers) == [1] * 6
+    assert origin.calls == 1
 
 
 @pytest.fixture
