@@ -10,7 +10,7 @@ The way in, for readers of the code (imports point down only, tests/test_layers.
     edge     apps.py  checks.py  management/
     public   service.py  compute_once.py  values.py        what users hold in their hands
              lock.py  lease.py  templates.py
-             workshop.py  renewal.py  watch.py             what they share in a process
+             workshop.py  renewal.py  watch.py  transactions.py   what they share
     policy   flights.py  protocol.py  bridge.py            every rule, once, for threads and tasks
     store    flight_store.py  store.py -> lua/*.lua        requests and replies
              packing.py  names.py  gates.py  seats.py

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypedDic
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
-from . import conf, flights
+from . import conf, flights, signals
 from .bridge import run_sync
-from .exceptions import LockReentered
+from .exceptions import LockBusy, LockReentered, RetryLater
 from .lock import is_async
 from .names import encode
 from .templates import dotted_name, key_maker
@@ -69,6 +69,7 @@ class FlightOptions(TypedDict, total=False):
     blocking_timeout: conf.Seconds | None
     lease: conf.Seconds
     max_hold: conf.Seconds | None
+    template: str
 
 
 class Plan(NamedTuple):
@@ -82,6 +83,7 @@ class Plan(NamedTuple):
     wait: float | Unset | None
     options: Options
     """Of the lease."""
+    template: str
 
 
 def _checked_plan(
@@ -94,6 +96,7 @@ def _checked_plan(
     blocking_timeout: Any = UNSET,
     lease: Any = LEASE,
     max_hold: Any = UNSET,
+    template: Any = "",
 ) -> Plan:
     kept = conf.wait_seconds("stale", stale)
     remembered = conf.wait_seconds("error_ttl", error_ttl)
@@ -110,8 +113,10 @@ def _checked_plan(
     longest = None if max_hold is UNSET else conf.hold_seconds("max_hold", max_hold)
     if longest is not None and longest < seconds:
         raise ValueError(f"max_hold ({longest:g} s) is shorter than lease ({seconds:g} s)")
+    if not isinstance(template, str):
+        raise TypeError(f"template must be a str, not {template!r}")
     options = Options(timeout=seconds, renew=True, max_hold=max_hold)
-    return Plan(cache, kept, remembered, on_error, on_timeout, wait, options)
+    return Plan(cache, kept, remembered, on_error, on_timeout, wait, options, template)
 
 
 _known_plan = lru_cache(maxsize=256, typed=True)(_checked_plan)
@@ -229,7 +234,7 @@ class SingleFlight:
         longest wait, seconds; `None` = without limit. `on_timeout`: what its end brings: "stale_or_raise" the old
         value or else `LockBusy`, "raise" `LockBusy`, "compute" a value of one's own, which is not stored. `lease`:
         seconds for which a leader whose process died keeps others waiting; renewed while `default` runs, for `max_hold`
-        seconds at most.
+        seconds at most. `template`: what the value is called in metrics.
 
         `default` may raise `RetryLater(seconds)`: then nobody in the fleet calls it before they are over, and callers
         get the old value, or `RetryLater`.
@@ -253,7 +258,7 @@ class SingleFlight:
 
         workshop = self.workshop()
         face = workshop.threads()
-        return run_sync(flights.obtain(face.flights, _call(workshop, face, plan, values, compute)))
+        return run_sync(_obtain(face, _call(workshop, face, plan, values, compute), plan.template))
 
     @overload
     async def aget_or_set(
@@ -310,7 +315,7 @@ class SingleFlight:
 
         workshop = self.workshop()
         face = workshop.loop()
-        return await flights.obtain(face.flights, _call(workshop, face, plan, values, compute))
+        return await _obtain(face, _call(workshop, face, plan, values, compute), plan.template)
 
     def invalidate(self, key: str, version: int | None = None, *, cache: str = "default") -> None:
         """Delete the value, its old copy and a remembered failure; a computation under way will not bring it back.
@@ -352,6 +357,7 @@ class SingleFlight:
         if not isinstance(key, str) or not key:
             raise TypeError(f"single_flight needs a key, a template over the arguments, not {key!r}")
         cache_seconds("timeout", timeout)
+        how.setdefault("template", key)
         cache = _plan(how).cache
 
         def decorate(function: Callable[P, R]) -> Computed[P, R]:
@@ -391,6 +397,24 @@ class SingleFlight:
             return decorated  # type: ignore[no-any-return]  # of functions, types cannot say that they have attributes
 
         return decorate
+
+
+async def _obtain(face: Face, call: flights.Call, template: str) -> Any:
+    if not signals.flight.receivers:
+        return (await flights.obtain(face.flights, call)).value
+    started = time.monotonic()
+
+    async def tell(outcome: str) -> None:
+        waited = time.monotonic() - started
+        await face.tell(signals.flight, key=call.key, template=template, outcome=outcome, waited=waited)
+
+    try:
+        obtained = await flights.obtain(face.flights, call)
+    except Exception as error:
+        await tell({RetryLater: "postponed", LockBusy: "busy"}.get(type(error), "failed"))
+        raise
+    await tell(obtained.how)
+    return obtained.value
 
 
 def _checked_key(key: object) -> str:

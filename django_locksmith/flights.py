@@ -91,10 +91,11 @@ class Call(NamedTuple):
 
 
 class Value(NamedTuple):
-    """The value. `for_guests`: not where it is out of date already."""
+    """The value. `for_guests`: not where it is out of date already. `computed`: by this caller, not found."""
 
     value: Any
     for_guests: bool = True
+    computed: bool = False
 
 
 class Copies(NamedTuple):
@@ -137,7 +138,14 @@ class LookAgain(NamedTuple):
 Outcome = Value | Copies | Failed | Later | TimeOver | ServeOld | LookAgain
 
 
-async def obtain(flights: FlightStore, call: Call) -> Any:
+class Obtained(NamedTuple):
+    """The value, and how the caller came by it."""
+
+    value: Any
+    how: Literal["computed", "shared", "old"]
+
+
+async def obtain(flights: FlightStore, call: Call) -> Obtained:
     """The value, computed by exactly one caller of the fleet while all the others wait for it.
 
     The cache has just been asked, in vain. Raises what `compute` raises, `PopulateFailed` where it failed elsewhere,
@@ -150,13 +158,13 @@ async def obtain(flights: FlightStore, call: Call) -> Any:
         if isinstance(gate, Gate):
             outcome = await _host(flights, call, gate, has_old=old is not MISSING)
         elif old is not MISSING:
-            return old
+            return Obtained(old, "old")
         else:
             outcome = await _said_to(gate, call)
         if isinstance(outcome, Value):
-            return outcome.value
+            return Obtained(outcome.value, "computed" if outcome.computed else "shared")
         if isinstance(outcome, Copies):
-            return outcome.copy()
+            return Obtained(outcome.copy(), "shared")
         if _starts_anew(call, outcome):
             if flights.now() < call.until:
                 continue
@@ -164,9 +172,9 @@ async def obtain(flights: FlightStore, call: Call) -> Any:
         if old is not MISSING and _serves_old(call, outcome):
             if isinstance(outcome, Failed) and outcome.error is not None:
                 call.warn("the old value of %r is served, for a new one could not be computed", outcome.error)
-            return old
+            return Obtained(old, "old")
         if isinstance(outcome, TimeOver) and call.on_timeout == "compute":
-            return await call.compute()  # not stored: whoever leads stores what he brings home
+            return Obtained(await call.compute(), "computed")  # not stored: whoever leads stores what he brings home
         raise _error(flights, call, outcome)
 
 
@@ -339,7 +347,7 @@ async def _computed(flights: FlightStore, call: Call) -> Value | Failed | Later:
     except Exception as error:
         kind = type(error)
         return Failed(f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."), _text(error), error)
-    return Value(value)
+    return Value(value, computed=True)
 
 
 def _text(error: Exception) -> str:

@@ -8,7 +8,7 @@ import time
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import conf, protocol, signals
+from . import conf, protocol, signals, transactions
 from .bridge import run_sync
 from .exceptions import LockLost, LockUnavailable
 from .names import decode
@@ -16,9 +16,10 @@ from .watch import tell_in_thread
 from .workshop import LoopFace, process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
+    from django.db.backends.base.base import BaseDatabaseWrapper
     from typing_extensions import Self
 
     from .protocol import Ask
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("django_locksmith.lock")
 
 _State = Literal["held", "leaving", "lost", "over"]
+_MOST_WARNINGS = 100
 _changing = threading.Lock()  # for the few lines in which a lease changes its state
 
 
@@ -35,7 +37,8 @@ class Lease:
     """One holding of a lock, from its grant to its end. Whoever has it may use it: hand it to other threads and tasks.
 
     `key`; `token`: what stands in Redis; `fence`: an integer, larger than that of every earlier grant, for resources
-    that refuse a smaller one; `timeout`: seconds it was granted for.
+    that refuse a smaller one; `timeout`: seconds it was granted for; `template`: what the lock is called in metrics, ""
+    if it has no such name.
 
     Always true, so that `if lease := lock.acquire(blocking=False)` reads well. As a context manager it is released at
     the end of the block, as by `with lock`.
@@ -49,6 +52,7 @@ class Lease:
         "_rules",
         "_since",
         "_state",
+        "_waits_for_commit",
         "_watched",
         "_why",
         "ask",
@@ -57,13 +61,15 @@ class Lease:
         "key",
         "owner",
         "renew_at",
+        "template",
         "timeout",
         "workshop",
     )
 
-    def __init__(self, workshop: Workshop, face: Face, rules: Rules, ask: Ask) -> None:
+    def __init__(self, workshop: Workshop, face: Face, rules: Rules, ask: Ask, template: str) -> None:
         # Made before the lock is asked for, so that who was waiting for it loses no time.
         self.ask = ask
+        self.template = template
         self.key = ask.names.key
         self.timeout = ask.lease
         self.owner = face.caller()
@@ -80,6 +86,7 @@ class Lease:
         self._deadline = deadline
         self._generation = process.generation
         self._state = "held"
+        self._waits_for_commit = False
         self._watched = self._rules.renew or bool(signals.lost.receivers) or callable(self._rules.on_lost)
         self.workshop.hold(self)  # from here on it can be found, and must be whole
         if self._watched:
@@ -181,6 +188,10 @@ class Lease:
             return False
         if self._generation != process.generation:
             raise self._loss()
+        if face.may_be_in_transaction and (transactions_here := transactions.open_here()):
+            if self._rules.release == "commit":
+                return self._release_at_the_end_of(transactions_here)
+            _warn_of_transaction(self.template or self.key)
         ours, again = self._state != "lost", self._state == "leaving"
         in_time = ours and time.monotonic() < self._deadline
         if ours:
@@ -207,6 +218,24 @@ class Lease:
         self._state = "over"
         raise loss
 
+    @property
+    def waits_for_commit(self) -> bool:
+        """Has it been released inside of a transaction, whose end it waits for?"""
+        return self._waits_for_commit
+
+    def _release_at_the_end_of(self, transactions_here: Sequence[BaseDatabaseWrapper]) -> bool:
+        # Lost already? Then let the caller's block fail, and the transaction with it.
+        self.ensure_held()
+        if self._waits_for_commit:
+            return False
+        self._waits_for_commit = True
+        transactions.when_over(transactions_here, self._release_after_commit)
+        return True
+
+    def _release_after_commit(self) -> None:
+        # What is committed stays so: a loss is told, and not raised.
+        run_sync(self.leave(self.workshop.threads(), None, quiet=True))
+
     def __enter__(self) -> Self:
         return self
 
@@ -223,14 +252,17 @@ class Lease:
     ) -> None:
         await self.leave(self.workshop.loop(), error)
 
-    async def leave(self, face: Face, error: BaseException | None) -> None:
-        """End a block that held the lock. A release problem never hides what the block returned or raised."""
+    async def leave(self, face: Face, error: BaseException | None, *, quiet: bool = False) -> None:
+        """End a block that held the lock. A release problem never hides what the block returned or raised.
+
+        `quiet`: only log that the lock was lost.
+        """
         try:
             await self._release(face)
         except LockLost as loss:
             if self._generation != process.generation:
                 return  # a forked child holds nothing, and so has lost nothing
-            if error is not None or self._rules.on_lost == "log":
+            if error is not None or quiet or self._rules.on_lost == "log":
                 logger.error("%s", loss)
             else:
                 raise
@@ -314,6 +346,19 @@ class Lease:
 
     def __repr__(self) -> str:
         return f"<Lease of {self.key!r}: {self._state}, fence {self.fence}, {self.remaining:.1f} s remaining>"
+
+
+_warned: set[str] = set()
+
+
+def _warn_of_transaction(name: str) -> None:
+    if len(_warned) < _MOST_WARNINGS and name not in _warned:
+        _warned.add(name)
+        logger.warning(
+            "the lock %r is released before the COMMIT of the transaction around it: the next holder reads the old"
+            " rows. Take it outside of the transaction, or say release='commit'. (Said once for each lock.)",
+            name,
+        )
 
 
 def _call(on_lost: Any, lease: Lease) -> None:

@@ -46,12 +46,13 @@ class Lock:
     Everything that talks to Redis may raise `LockUnavailable`: it did not answer, or refused.
     """
 
-    __slots__ = ("_entered", "_known_rules", "_known_workshop", "_options", "_service", "key")
+    __slots__ = ("_entered", "_known_rules", "_known_workshop", "_options", "_service", "key", "template")
 
-    def __init__(self, service: Service, key: str, options: Options) -> None:
+    def __init__(self, service: Service, key: str, options: Options, template: str = "") -> None:
         self._service = service
         self._options = options
         self.key = key
+        self.template = template
         # What the settings in force make of it; looked up again when they have changed.
         self._known_workshop = workshop = service.workshop()
         self._known_rules = workshop.rules_for(options)
@@ -200,17 +201,22 @@ class Lock:
         return self._rules.wait if self._rules.wait != 0 else self._workshop.settings.blocking_timeout
 
     async def _take(self, face: Face, ask: Ask) -> Lease | LockBusy:
-        if ask.wait and self._known_workshop.lease_of(self.key) is not None:
-            self._refuse_to_wait_for_oneself(face)
+        if self._known_workshop.lease_of(self.key) is not None:
+            lease = self._own_lease(face)
+            if lease is not None and lease.held:
+                if lease.waits_for_commit and self._known_rules.release == "commit":
+                    return lease  # it is ours until the transaction ends, however often we ask
+                if ask.wait:
+                    raise LockReentered(self.key, read_holder(lease.token), lease.remaining)
         told = signals.acquired.receivers
         started = time.monotonic() if told else 0.0
-        lease = Lease(self._known_workshop, face, self._known_rules, ask)
+        lease = Lease(self._known_workshop, face, self._known_rules, ask, self.template)
         outcome = await protocol.acquire(face.store, ask, lease.begin)
         if isinstance(outcome, Busy):
             error = LockBusy(self.key, read_holder(outcome.holder) if outcome.holder else None, outcome.left)
             logger.info("%s", error)
             if signals.busy.receivers:
-                await face.tell(signals.busy, key=self.key, error=error)
+                await face.tell(signals.busy, key=self.key, template=self.template, error=error)
             return error
         if told:
             try:
@@ -228,11 +234,6 @@ class Lock:
             if lease in self._entered:
                 self._entered.remove(lease)
         run_sync(protocol.withdraw(face.store, ask))
-
-    def _refuse_to_wait_for_oneself(self, face: Face) -> None:
-        lease = self._own_lease(face)
-        if lease is not None and lease.held:
-            raise LockReentered(self.key, read_holder(lease.token), lease.remaining)
 
     def _own_lease(self, face: Face) -> Lease | None:
         lease = self._workshop.lease_of(self.key)
@@ -317,9 +318,10 @@ class Lock:
                 " take it inside, by a with block"
             )
         make_key = key_maker(self.key, function)
+        template = self.template or self.key or dotted_name(function)
 
         def lock_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Lock:
-            return Lock(self._service, check_key(make_key(args, kwargs)), self._options)
+            return Lock(self._service, check_key(make_key(args, kwargs)), self._options, template)
 
         if is_async(function):
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class Rules:
     """How a lock is to be taken and kept. Times in seconds.
 
-    `timeout`: the lease. `wait`: longest wait, `None` = without limit, 0 = not at all.
+    `timeout`: the lease. `wait`: longest wait, `None` = without limit, 0 = not at all. `release`: whether a release
+    inside of a database transaction waits for its end.
     """
 
     timeout: float
@@ -26,6 +27,7 @@ class Rules:
     on_busy: Literal["raise", "skip"] | Callable[[LockBusy], Any] = "raise"
     on_lost: Literal["raise", "log"] | Callable[[Any], Any] = "raise"
     label: str = ""
+    release: Literal["now", "commit"] = "now"
 
 
 @dataclass(frozen=True)

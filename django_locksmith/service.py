@@ -69,6 +69,8 @@ class Locksmith(SingleFlight):
         on_busy: Literal["raise", "skip"] | Callable[[LockBusy], Any] = "raise",
         on_lost: Literal["raise", "log"] | Callable[[Lease], Any] = "raise",
         label: str = "",
+        release: Literal["now", "commit"] = "now",
+        template: str = "",
     ) -> Lock: ...
 
     @overload
@@ -86,6 +88,8 @@ class Locksmith(SingleFlight):
         on_busy: Literal["raise", "skip"] | Callable[[LockBusy], Any] = "raise",
         on_lost: Literal["raise", "log"] | Callable[[Lease], Any] = "raise",
         label: str = "",
+        release: Literal["now", "commit"] = "now",
+        template: str = "",
     ) -> Coroutine[Any, Any, T]: ...
 
     @overload
@@ -103,6 +107,8 @@ class Locksmith(SingleFlight):
         on_busy: Literal["raise", "skip"] | Callable[[LockBusy], Any] = "raise",
         on_lost: Literal["raise", "log"] | Callable[[Lease], Any] = "raise",
         label: str = "",
+        release: Literal["now", "commit"] = "now",
+        template: str = "",
     ) -> T: ...
 
     def __call__(
@@ -119,6 +125,8 @@ class Locksmith(SingleFlight):
         on_busy: Literal["raise", "skip"] | Callable[[LockBusy], Any] = "raise",
         on_lost: Literal["raise", "log"] | Callable[[Lease], Any] = "raise",
         label: str = "",
+        release: Literal["now", "commit"] = "now",
+        template: str = "",
     ) -> Any:
         """A `Lock`; with a callback: take it, call `callback(release)`, release it if that has not, return the result.
 
@@ -130,8 +138,10 @@ class Locksmith(SingleFlight):
         "skip" (return a falsy `Skipped`), or a callable that gets the `LockBusy` and whose result is returned.
         `on_lost`: what the end of the block does when the lease was lost in it: "raise" `LockLost`, or "log"; or a
         callable that gets the lease, is called as soon as it is lost (in a thread of its own; in its event loop if a
-        task took it), and `LockLost` is raised all the same. `label`: who one is, for `locksmith_list`; default the
-        program's name.
+        task took it), and `LockLost` is raised all the same. `release`: inside of `transaction.atomic()`, "commit" lets
+        a release wait until the outermost block has been committed or rolled back. `label`: who one is, for
+        `locksmith_list`; default the program's name. `template`: what the lock is called in metrics, where its key has
+        too many values; of a decorated function, the key's template.
 
         With a callback that is a coroutine function, the call is to be awaited.
 
@@ -142,11 +152,14 @@ class Locksmith(SingleFlight):
             timeout is blocking is blocking_timeout is renew is max_hold is UNSET
             and on_busy == on_lost == "raise"
             and label == ""
+            and release == "now"
         ):
             options = NO_OPTIONS
         else:
-            options = Options(timeout, blocking, blocking_timeout, renew, max_hold, on_busy, on_lost, label)
-        lock = Lock(self, check_key(key), options)
+            options = Options(timeout, blocking, blocking_timeout, renew, max_hold, on_busy, on_lost, label, release)
+        if not isinstance(template, str):
+            raise TypeError(f"template must be a str, not {template!r}")
+        lock = Lock(self, check_key(key), options, template)
         if callback is None:
             return lock
         if not callable(callback):

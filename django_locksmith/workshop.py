@@ -36,6 +36,8 @@ logger = logging.getLogger("django_locksmith.lock")
 class Face:
     """The world as a thread or a task sees it: the store to talk to, how to tell receivers of signals, who one is."""
 
+    may_be_in_transaction: bool
+
     def __init__(self, store: Store) -> None:
         self.store = store
         self.flights = FlightStore(store)
@@ -55,6 +57,8 @@ class Face:
 
 class ThreadFace(Face):
     """For synchronous callers."""
+
+    may_be_in_transaction = True
 
     async def tell(self, signal: Signal, **named: Any) -> None:
         try:
@@ -80,6 +84,8 @@ def _task_here() -> asyncio.Task[Any] | None:
 
 class LoopFace(Face):
     """For the tasks of one event loop."""
+
+    may_be_in_transaction = False  # Django's transactions belong to threads
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
@@ -250,14 +256,16 @@ class Workshop:
 
 
 def _with_choices(rules: Rules, options: Options) -> Rules:
-    on_busy, on_lost, label = options.on_busy, options.on_lost, options.label
+    on_busy, on_lost, label, release = options.on_busy, options.on_lost, options.label, options.release
     if not (callable(on_busy) or on_busy in ("raise", "skip")):
         raise ValueError(f"on_busy must be 'raise', 'skip' or a callable, not {on_busy!r}")
     if not (callable(on_lost) or on_lost in ("raise", "log")):
         raise ValueError(f"on_lost must be 'raise', 'log' or a callable, not {on_lost!r}")
     if not isinstance(label, str):
         raise TypeError(f"label must be a str, not {label!r}")
-    return replace(rules, on_busy=on_busy, on_lost=on_lost, label=label)
+    if release not in ("now", "commit"):
+        raise ValueError(f"release must be 'now' or 'commit', not {release!r}")
+    return replace(rules, on_busy=on_busy, on_lost=on_lost, label=label, release=release)
 
 
 class Unset:
@@ -281,6 +289,7 @@ class Options(NamedTuple):
     on_busy: Any = "raise"
     on_lost: Any = "raise"
     label: Any = ""
+    release: Any = "now"
 
 
 NO_OPTIONS = Options()

@@ -41,4 +41,4 @@ def test_signals_are_pinned() -> None:
     from django_locksmith import signals
 
     found = {name for name, value in vars(signals).items() if isinstance(value, Signal)}
-    assert found == {"acquired", "busy", "cleared", "lost", "released"}
+    assert found == {"acquired", "busy", "cleared", "flight", "lost", "released"}

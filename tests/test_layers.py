@@ -12,7 +12,18 @@ import django_locksmith
 PACKAGE = Path(django_locksmith.__file__).parent
 LAYERS = {
     "edge": ["apps", "checks", "management"],
-    "public": ["service", "compute_once", "values", "lock", "lease", "templates", "workshop", "renewal", "watch"],
+    "public": [
+        "service",
+        "compute_once",
+        "values",
+        "lock",
+        "lease",
+        "templates",
+        "workshop",
+        "renewal",
+        "watch",
+        "transactions",
+    ],
     "policy": ["flights", "protocol", "bridge"],
     "store": [
         "flight_store",

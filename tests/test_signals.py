@@ -101,7 +101,7 @@ def test_busy(valkey: Deployment, face: Face, heard: Heard, wait: float) -> None
     assert heard.counts() == {"busy": 2}
     assert heard.busy[1]["error"] is caught.value
     for told in heard.busy:
-        assert told.keys() == {"key", "error"}
+        assert told.keys() == {"key", "template", "error"}
         assert told["key"] == told["error"].key == "a"
         assert told["error"].holder.label == "other"
         assert 50 < told["error"].retry_after <= 60

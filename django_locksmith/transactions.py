@@ -1,0 +1,95 @@
+"""The database transactions that the calling thread has open, and work that waits for their end.
+
+Django tells of commits (`on_commit`) and of rollbacks not at all. But every way out of an outermost `atomic` block
+passes through its connection: `set_autocommit`, or `close` where the database went away. So whoever waits listens
+there, for as long as he waits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+from django.db import connections
+from django.db.backends.signals import connection_created
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+_WAYS_OUT = ("set_autocommit", "close", "savepoint_commit", "savepoint_rollback")
+"""The savepoints are for tests: within a `TestCase`, all blocks but its own are savepoints."""
+
+
+class _Databases:
+    """Has this process a database at all? A release must not pay for looking where there is none."""
+
+    used = apps.ready  # who comes late may have missed the signal
+
+
+def _note_use(**kwargs: Any) -> None:
+    _Databases.used = True
+
+
+connection_created.connect(_note_use)
+
+
+def open_here() -> list[BaseDatabaseWrapper]:
+    """The connections of this thread that are inside of an `atomic` block; those of a `TestCase` are not counted."""
+    if not _Databases.used:
+        return []
+    return [connection for connection in connections.all(initialized_only=True) if _is_open(connection)]
+
+
+def _is_open(connection: BaseDatabaseWrapper) -> bool:
+    return connection.in_atomic_block and any(
+        not getattr(block, "_from_testcase", False) for block in connection.atomic_blocks
+    )
+
+
+def when_over(transactions: Sequence[BaseDatabaseWrapper], work: Callable[[], None]) -> None:
+    """Do this work, in this thread, as soon as all these transactions have been committed or rolled back."""
+    left = len(transactions)
+
+    def one_is_over() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            work()
+
+    for connection in transactions:
+        ending = vars(connection).get("locksmith_ending") or _Ending(connection)
+        ending.work.append(one_is_over)
+
+
+class _Ending:
+    """Listens for the end of one connection's transaction."""
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        self._connection = connection
+        self.work: list[Callable[[], None]] = []
+        vars(connection)["locksmith_ending"] = self
+        self._ears = {name: self._listening(getattr(connection, name)) for name in _WAYS_OUT}
+        vars(connection).update(self._ears)
+
+    def _listening(self, way_out: Callable[..., Any]) -> Callable[..., Any]:
+        def listen(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return way_out(*args, **kwargs)
+            finally:
+                if not _is_open(self._connection) or self._connection.closed_in_transaction:
+                    self._over()
+
+        return listen
+
+    def _over(self) -> None:
+        place = vars(self._connection)
+        if place.get("locksmith_ending") is self:
+            del place["locksmith_ending"]
+            for name, ear in self._ears.items():
+                if place.get(name) is ear:  # somebody else may listen, too: to him, we go on passing the word
+                    del place[name]
+        work, self.work = self.work, []
+        for each in work:
+            each()
