@@ -40,7 +40,7 @@ class Lock:
 
         with lock as lease: ...             # waits; raises LockBusy when the wait ends
         async with lock as lease: ...
-        lease = lock.acquire()              # a Lease, or None when busy
+        lease = lock.acquire()              # a Lease, or None when busy (take() raises LockBusy)
         @lock                               # on a function, sync or async
 
     Everything that talks to Redis may raise `LockUnavailable`: it did not answer, or refused.
@@ -103,16 +103,7 @@ class Lock:
         Raises `LockReentered` instead of waiting for oneself, and `LockUnavailable`.
         """
         face = self._workshop.threads()
-        ask = self._ask(face, blocking, blocking_timeout, token)
-        try:
-            lease = run_sync(self._take(face, ask))
-            return None if isinstance(lease, LockBusy) else lease
-        except LocksmithError:
-            raise
-        except BaseException:
-            # Ctrl-C between the grant and the return.
-            self._give_up(face, ask)
-            raise
+        return self._take_in_thread(face, self._ask(face, blocking, blocking_timeout, token), _or_none)
 
     async def aacquire(
         self,
@@ -122,19 +113,21 @@ class Lock:
     ) -> Lease | None:
         """As `acquire`. Cancelled, it leaves neither the lock nor a place in its queue behind."""
         face = self._workshop.loop()
-        lease = await self._take(face, self._ask(face, blocking, blocking_timeout, token))
-        return None if isinstance(lease, LockBusy) else lease
+        return _or_none(await self._take(face, self._ask(face, blocking, blocking_timeout, token)))
+
+    def take(self) -> Lease:
+        """As `acquire`, but raises `LockBusy`, which knows the holder, where that returns `None`."""
+        face = self._workshop.threads()
+        return self._take_in_thread(face, self._ask(face), _or_raise)
+
+    async def atake(self) -> Lease:
+        """As `take`."""
+        face = self._workshop.loop()
+        return _or_raise(await self._take(face, self._ask(face)))
 
     def __enter__(self) -> Lease:
         face = self._workshop.threads()
-        ask = self._ask(face)
-        try:
-            return self._enter(run_sync(self._take(face, ask)))
-        except LocksmithError:
-            raise
-        except BaseException:
-            self._give_up(face, ask)
-            raise
+        return self._take_in_thread(face, self._ask(face), self._enter)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -156,10 +149,9 @@ class Lock:
     # back, in the middle of the block.
 
     def _enter(self, lease: Lease | LockBusy) -> Lease:
-        if isinstance(lease, LockBusy):
-            raise lease
-        self._entered.append(lease)
-        return lease
+        granted = _or_raise(lease)
+        self._entered.append(granted)
+        return granted
 
     def _exit(self, caller: Callable[[], object]) -> Lease:
         if len(self._entered) == 1:
@@ -225,6 +217,16 @@ class Lock:
                 await face.store.sheltered(outcome.leave(face, error))
                 raise
         return outcome
+
+    def _take_in_thread(self, face: Face, ask: Ask, finish: Callable[[Lease | LockBusy], T]) -> T:
+        try:
+            return finish(run_sync(self._take(face, ask)))
+        except LocksmithError:
+            raise
+        except BaseException:
+            # Ctrl-C between the grant and the return.
+            self._give_up(face, ask)
+            raise
 
     def _give_up(self, face: Face, ask: Ask) -> None:
         """The caller was interrupted, perhaps between the grant and the return."""
@@ -379,6 +381,16 @@ class Lock:
 
     def __repr__(self) -> str:
         return f"<Lock {self.key!r}: {self._rules}>"
+
+
+def _or_none(lease: Lease | LockBusy) -> Lease | None:
+    return None if isinstance(lease, LockBusy) else lease
+
+
+def _or_raise(lease: Lease | LockBusy) -> Lease:
+    if isinstance(lease, LockBusy):
+        raise lease
+    return lease
 
 
 def is_async(function: Callable[..., Any]) -> bool:

@@ -22,7 +22,7 @@ def key_maker(template: str, function: Callable[..., Any]) -> Callable[[tuple[An
         return lambda args, kwargs: name
     signature = inspect.signature(function)
     rest = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
-    for root in _roots(template, name):
+    for root in roots_of(template, name):
         if root not in signature.parameters and (rest is None or not root):
             has = ", ".join(signature.parameters) or "none"
             raise ValueError(f"the key {template!r} of {name} names {root!r}, which is no argument (it has {has})")
@@ -49,14 +49,14 @@ def dotted_name(function: Callable[..., Any]) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _roots(template: str, name: str) -> list[str]:
+def roots_of(template: str, name: str) -> list[str]:
     """The arguments that a template names, also in the format of a field."""
     roots: list[str] = []
     try:
         for _, field, format_spec, _ in Formatter().parse(template):
             if field is not None:
                 roots.append(field.replace("[", ".").split(".", 1)[0])
-                roots += _roots(format_spec or "", name)
+                roots += roots_of(format_spec or "", name)
     except ValueError as error:
         raise ValueError(f"the key {template!r} of {name} is no template: {error}; write a brace twice") from error
     return roots

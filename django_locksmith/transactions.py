@@ -43,8 +43,10 @@ def open_here() -> list[BaseDatabaseWrapper]:
 
 
 def _is_open(connection: BaseDatabaseWrapper) -> bool:
-    return connection.in_atomic_block and any(
-        not getattr(block, "_from_testcase", False) for block in connection.atomic_blocks
+    return (
+        connection.in_atomic_block
+        and not connection.closed_in_transaction  # the server has rolled it back
+        and any(not getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
     )
 
 
@@ -78,7 +80,7 @@ class _Ending:
             try:
                 return way_out(*args, **kwargs)
             finally:
-                if not _is_open(self._connection) or self._connection.closed_in_transaction:
+                if not _is_open(self._connection):
                     self._over()
 
         return listen

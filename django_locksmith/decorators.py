@@ -1,0 +1,250 @@
+"""`@lock_view`: one request at a time, until what it did is committed and what it says has been sent."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import weakref
+from contextlib import AsyncExitStack, ExitStack
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.db import connections, transaction
+from django.http import HttpResponseBase
+
+from . import answers, transactions
+from .exceptions import LockBusy, LockReentered, LockUnavailable
+from .lock import is_async
+from .service import locksmith
+from .view_keys import ViewKey, auser_of, user_of
+from .watch import tell_in_thread
+from .workshop import UNSET, Unset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from django.http import HttpRequest
+
+    from .conf import Seconds
+    from .lease import Lease
+    from .lock import Lock
+    from .service import Locksmith
+
+logger = logging.getLogger("django_locksmith.view")
+
+V = TypeVar("V", bound="Callable[..., Any]")
+
+_SAFE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
+
+
+def lock_view(
+    key: str | Callable[..., str | None] | None = None,
+    *,
+    methods: Iterable[str] | None = None,
+    timeout: Seconds | Unset = UNSET,
+    blocking_timeout: Seconds | None = 0,
+    renew: bool | Unset = UNSET,
+    max_hold: Seconds | Unset | None = UNSET,
+    status: int = answers.BUSY,
+    on_busy: Callable[[HttpRequest, LockBusy], Any] | None = None,
+    label: str = "",
+    service: Locksmith = locksmith,
+) -> Callable[[V], V]:
+    """Decorate a view, sync or async, so that only one request of a kind is served at a time.
+
+    Class-based views by `method_decorator`; operations of DRF and Django Ninja below their own decorators.
+
+    `key`: what must not happen twice at a time: a template over the URL's arguments and `{user}` (the user's primary
+    key; of anonymous visitors, their session), `{session}`, `{path}`, `{method}`, `{header:x}`, `{post:field}`; or a
+    function of the request and the URL's arguments, which may return `None` for "no lock". By default it is the view,
+    the URL's arguments and the user. `methods`: those that are locked; by default all but GET, HEAD, OPTIONS and TRACE.
+    `blocking_timeout`: seconds that a request waits for its turn, by default none; `timeout`, `renew`, `max_hold`,
+    `label` as for `locksmith()`.
+
+    Whoever finds it busy gets the `status` (409, 423, 429 or 503) with `Retry-After`, as JSON (RFC 9457) or a page
+    (`locksmith/busy.html`), or else what `on_busy(request, error)` returns. Where Redis does not answer, it is a 503:
+    whether somebody else is at it is unknown. `BadRequest` where the client left out what the key is made of.
+
+    The lock is outside of the transaction that ATOMIC_REQUESTS makes, and is given back after its COMMIT; where the
+    response is rendered or streamed later, after that. If the lock is lost while the view runs in that transaction, it
+    is rolled back and `LockLost` raised; if there is none, or it is lost later, that is logged.
+    """
+    if status not in answers.MAY_SAY:
+        raise ValueError(f"status must be one of {', '.join(map(str, answers.MAY_SAY))}, not {status!r}")
+    if key is not None and not callable(key) and (not isinstance(key, str) or not key):
+        raise TypeError(f"key must be a template, a function or None, not {key!r}")
+    if isinstance(methods, str):
+        raise TypeError(f"methods takes a list of methods, not the str {methods!r}")
+    locked = None if methods is None else frozenset(method.upper() for method in methods)
+    options: dict[str, Any] = {
+        "timeout": timeout,
+        "blocking_timeout": blocking_timeout,
+        "renew": renew,
+        "max_hold": max_hold,
+        "label": label,
+        "on_lost": "log",
+        "release": "commit",
+    }
+    service("", **options)  # what is wrong with them is to be said here, and not to the first visitor
+
+    def decorate(view: V) -> V:
+        if not callable(view) or inspect.isclass(view):
+            raise TypeError(
+                f"@lock_view(...) decorates views, not {view!r}; write @lock_view() where you need no options, and"
+                " @method_decorator(lock_view(...), name='dispatch') for a class"
+            )
+        view_key = ViewKey(key, view)
+        duty = _Duty(view)
+
+        def lock_for(request: HttpRequest, user: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Lock | None:
+            name = view_key.make(request, user, args, kwargs)
+            return None if name is None else service(name, template=view_key.template, **options)
+
+        def is_locked(request: HttpRequest) -> bool:
+            return request.method not in _SAFE if locked is None else request.method in locked
+
+        def answer(request: HttpRequest, error: Exception) -> Any:
+            if isinstance(error, LockUnavailable):
+                logger.error("%s %s: %s", request.method, request.path, error, exc_info=error)
+                return answers.unavailable(request)
+            if isinstance(error, LockReentered) or not isinstance(error, LockBusy):
+                raise error
+            return on_busy(request, error) if on_busy else answers.busy(request, error, status)
+
+        if is_async(view):
+
+            @wraps(view)
+            async def in_lock_async(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+                if not is_locked(request):
+                    return await view(request, *args, **kwargs)
+                user = await auser_of(request) if view_key.wants_user else None
+                lock = lock_for(request, user, args, kwargs)
+                if lock is None:
+                    return await view(request, *args, **kwargs)
+                try:
+                    lease = await lock.atake()
+                except (LockBusy, LockUnavailable) as error:
+                    response = answer(request, error)
+                    return await response if inspect.isawaitable(response) else response
+                async with AsyncExitStack() as held:
+                    await held.enter_async_context(lease)
+                    response = await view(request, *args, **kwargs)
+                    if _outlives(lease, response):
+                        held.pop_all()
+                    return response
+
+            return in_lock_async  # type: ignore[return-value]  # wraps() keeps the signature; the types cannot say so
+
+        @wraps(view)
+        def in_lock(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            user = user_of(request) if view_key.wants_user and is_locked(request) else None
+            lock = lock_for(request, user, args, kwargs) if is_locked(request) else None
+            if lock is None:
+                return duty.do(request, None, args, kwargs)
+            try:
+                lease = lock.take()
+            except (LockBusy, LockUnavailable) as error:
+                return answer(request, error)
+            with ExitStack() as held:
+                held.enter_context(lease)
+                response = duty.do(request, lease, args, kwargs)
+                if _outlives(lease, response):
+                    held.pop_all()
+                return response
+
+        in_lock._non_atomic_requests = duty  # type: ignore[attr-defined]  # Django's own mark for views
+        return in_lock  # type: ignore[return-value]  # as above
+
+    return decorate
+
+
+class _Duty(set[str]):
+    """The duty of opening the transactions of ATOMIC_REQUESTS, taken over from Django: inside of the lock.
+
+    Django asks a view's `_non_atomic_requests` on which databases it is not to open one: here it is told "on all". What
+    the set really has are those that `@non_atomic_requests` names, inside of us or, added later, around us.
+    """
+
+    def __init__(self, view: Callable[..., Any]) -> None:
+        super().__init__(getattr(view, "_non_atomic_requests", ()))
+        self._view = view
+
+    def __contains__(self, alias: object) -> bool:
+        return True
+
+    def do(self, request: HttpRequest, lease: Lease | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the view in the transactions that it is to have."""
+        aliases = _aliases(request)
+        with ExitStack() as opened:
+            for alias in aliases:
+                opened.enter_context(transaction.atomic(using=alias))
+            response = self._view(request, *args, **kwargs)
+            if lease is not None and (aliases or transactions.open_here()):
+                lease.ensure_held()  # another may have begun: do not commit
+            return response
+
+
+def _aliases(request: HttpRequest) -> list[str]:
+    # It is our duty only if one of us was whom Django asked: we may as well stand around a method of the view, with the
+    # transaction already open or not wanted. And only once: a view may be locked in more than one place.
+    match = getattr(request, "resolver_match", None)
+    exempt = getattr(match and match.func, "_non_atomic_requests", None)
+    if not isinstance(exempt, _Duty) or getattr(request, "_locksmith_did_duty", False):
+        return []
+    request._locksmith_did_duty = True  # type: ignore[attr-defined]  # a note to ourselves
+    atomic = (alias for alias, database in connections.settings.items() if database["ATOMIC_REQUESTS"])
+    return sorted(set(atomic).difference(exempt))
+
+
+def _outlives(lease: Lease, response: Any) -> bool:
+    """Has the response still to be rendered or sent? Then the lock is kept until that is done."""
+    if not isinstance(response, HttpResponseBase):
+        return False
+    if response.streaming:
+        _Parting(lease, response).when_closed()
+        return True
+    if not getattr(response, "is_rendered", True):
+        _Parting(lease, response).when_rendered()
+        return True
+    return False
+
+
+class _Parting:
+    """Gives a lease back when its response is done with; also when nobody will ever render, send or close it.
+
+    The response must not be kept alive by any of this: where a client went away, or a middleware put another response
+    in its place, it is simply dropped.
+    """
+
+    def __init__(self, lease: Lease, response: Any) -> None:
+        # It is not the thread's any more: that may serve the next request meanwhile, and wait for this very lock.
+        lease.owner = None
+        self._lease = lease
+        self._response = weakref.ref(response)
+        self._dropped = weakref.finalize(response, tell_in_thread, [self._release])
+
+    def _release(self) -> None:
+        self._lease.__exit__(None, None, None)
+
+    def now(self) -> None:
+        if self._dropped.detach():
+            self._release()
+
+    def when_closed(self) -> None:
+        response = self._response()
+        assert response is not None
+        response._resource_closers.append(self.now)  # an own close() would refer to the response, and keep it
+
+    def when_rendered(self) -> None:
+        response = self._response()
+        assert response is not None
+        response.render = self._render
+
+    def _render(self) -> Any:
+        response = self._response()
+        assert response is not None
+        del response.render  # caches pickle what has been rendered
+        try:
+            return response.render()
+        finally:
+            self.now()

@@ -1,0 +1,32 @@
+"""For a `LockBusy` or a `LockUnavailable` that nobody caught: the answer that `@lock_view` gives, instead of a 500."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from django.utils.deprecation import MiddlewareMixin
+
+from . import answers
+from .exceptions import LockBusy, LockReentered, LockUnavailable
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest, HttpResponse
+
+logger = logging.getLogger("django_locksmith.view")
+
+
+class LocksmithMiddleware(MiddlewareMixin):
+    """Turns `LockBusy` into a 409, and `LockUnavailable` into a 503, both with `Retry-After`.
+
+    By then, ATOMIC_REQUESTS has rolled back. A `LockReentered` stays a 500: it is a mistake in the code.
+    """
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        """Django calls it with what a view raised."""
+        if isinstance(exception, LockBusy) and not isinstance(exception, LockReentered):
+            return answers.busy(request, exception)
+        if isinstance(exception, LockUnavailable):
+            logger.error("%s %s: %s", request.method, request.path, exception, exc_info=exception)
+            return answers.unavailable(request)
+        return None
