@@ -329,12 +329,14 @@ class Lock:
             async def locked_async(*args: Any, **kwargs: Any) -> Any:
                 return await lock_of(args, kwargs).arun(lambda release: function(*args, **kwargs))
 
+            locked_async.locksmith_lock = self  # type: ignore[attr-defined]  # types do not know that functions have some
             return locked_async  # type: ignore[return-value]  # wraps() keeps the signature; the types cannot say so
 
         @wraps(function)
         def locked(*args: Any, **kwargs: Any) -> Any:
             return lock_of(args, kwargs).run(lambda release: function(*args, **kwargs))
 
+        locked.locksmith_lock = self  # type: ignore[attr-defined]  # as above
         return locked  # type: ignore[return-value]  # as above
 
     def run(self, work: Callable[[Callable[[], bool]], T]) -> T | Any:
