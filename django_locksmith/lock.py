@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import conf, protocol, signals
 from .bridge import run_sync
-from .exceptions import LockBusy, LockLost, LockReentered, LocksmithError
+from .exceptions import LockBusy, LockLost, LockReentered, LocksmithError, LockUnavailable
 from .lease import Lease
 from .names import check_key, encode
 from .records import Busy, Skipped
@@ -211,7 +211,12 @@ class Lock:
         told = signals.acquired.receivers
         started = time.monotonic() if told else 0.0
         lease = Lease(self._known_workshop, face, self._known_rules, ask, self.template)
-        outcome = await protocol.acquire(face.store, ask, lease.begin)
+        try:
+            outcome = await protocol.acquire(face.store, ask, lease.begin)
+        except LockUnavailable as trouble:
+            if signals.unavailable.receivers:
+                await face.tell(signals.unavailable, key=self.key, template=self.template, error=trouble)
+            raise
         if isinstance(outcome, Busy):
             error = LockBusy(self.key, read_holder(outcome.holder) if outcome.holder else None, outcome.left)
             logger.info("%s", error)

@@ -4,6 +4,7 @@ There is no sender. `lost` may be sent from a thread of this package, the others
 
 `acquired(lease, waited)`  a lock was acquired after `waited` seconds
 `busy(key, template, error)` the wait ended without the lock; `error` is the `LockBusy` with holder and retry_after
+`unavailable(key, template, error)` Redis gave an acquire no usable answer; `error` is the `LockUnavailable`
 `released(lease, held_for)` a lease was given back after `held_for` seconds
 `lost(lease, why)`         a lease ended against its holder's will
 `cleared(info)`            a lock was taken from its holder by `locksmith.clear()`; `info` is the `LockInfo` seen before
@@ -21,6 +22,7 @@ from django.dispatch import Signal
 
 acquired = Signal()
 busy = Signal()
+unavailable = Signal()
 released = Signal()
 lost = Signal()
 cleared = Signal()

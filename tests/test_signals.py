@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from django_locksmith import LockBusy, LockLost, locksmith, signals
+from django_locksmith import LockBusy, LockLost, Locksmith, LockUnavailable, locksmith, signals
 from tests.servers import poll
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from django_locksmith import Lease
     from tests.conftest import Deployment, Face
 
-NAMES = ["acquired", "busy", "released", "lost", "cleared"]
+NAMES = ["acquired", "busy", "unavailable", "released", "lost", "cleared"]
 
 
 class Heard:
@@ -25,6 +25,7 @@ class Heard:
     def __init__(self) -> None:
         self.acquired: list[dict[str, Any]] = []
         self.busy: list[dict[str, Any]] = []
+        self.unavailable: list[dict[str, Any]] = []
         self.released: list[dict[str, Any]] = []
         self.lost: list[dict[str, Any]] = []
         self.cleared: list[dict[str, Any]] = []
@@ -107,6 +108,15 @@ def test_busy(valkey: Deployment, face: Face, heard: Heard, wait: float) -> None
         assert 50 < told["error"].retry_after <= 60
 
 
+def test_unavailable(own_server: Deployment, face: Face, heard: Heard) -> None:
+    """An acquire that Redis does not answer tells the key and the LockUnavailable, and neither busy nor acquired."""
+    own_server.server.kill()
+    with pytest.raises(LockUnavailable) as caught:
+        face.acquire(locksmith("a", template="all"), blocking=False)
+    assert heard.counts() == {"unavailable": 1}
+    assert heard.unavailable == [{"key": "a", "template": "all", "error": caught.value}]
+
+
 def run_out(face: Face) -> Lease:
     lease = acquire(face, "a", timeout=0.05)
     poll(lambda: lease.lost)
@@ -185,6 +195,8 @@ def test_failing_receivers(valkey: Deployment, face: Face, caplog: pytest.LogCap
         assert face.within(locksmith("a"), lambda lease: "result") == "result"
         find_out_at_release(face)
         poll(lambda: signals.lost in failed)
+        with pytest.raises(LockUnavailable):
+            face.acquire(Locksmith(redis="redis://127.0.0.1:1/0")("a"), blocking=False)
     finally:
         for name in NAMES:
             getattr(signals, name).disconnect(fail)
