@@ -138,7 +138,8 @@ def _errors(servers: list[Findings]) -> Iterator[checks.CheckMessage]:
         if server.forbidden or server.keys_forbidden:
             lacking.setdefault(_what_is_lacking(server), []).append(server)
     if lacking:
-        rules = rights(cluster=locksmith.workshop().deployment().cluster, replicas=bool(locksmith.settings.min_replicas))
+        cluster = locksmith.workshop().deployment().cluster
+        rules = rights(cluster=cluster, replicas=bool(locksmith.settings.min_replicas))
         keys = f"~{glob_escape(locksmith.settings.prefix)}*"
         yield checks.Error(
             "; ".join(f"{what} on {_places(where)}" for what, where in lacking.items()) + ".",

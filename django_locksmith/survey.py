@@ -36,7 +36,14 @@ _PROBE_SECONDS = 10.0
 _PROBE_WAIT = 0.02
 _TRIAL_MS = b"3000"
 _NOTHING = b"return 1"
-_TROUBLE = (redis_errors.RedisError, redis_errors.RedisClusterException, OSError, LocksmithError, ServerTrouble)
+_TROUBLE = (
+    redis_errors.RedisError,
+    redis_errors.RedisClusterException,
+    OSError,
+    LocksmithError,
+    ServerTrouble,
+    ValueError,  # the prefix does not fit a cluster
+)
 
 
 @dataclass
@@ -83,16 +90,17 @@ def survey(service: Locksmith) -> Survey:
     found = Survey()
     settings = service.settings
     key = f"check-{new_token('check').split('|')[0]}"
-    lock = encode(settings.prefix + key)
     try:
-        deployment = service.workshop().deployment()
-        wanted = _trials(lock, cluster=deployment.cluster, replicas=bool(settings.min_replicas))
+        deployment, face = service.workshop().deployment(), service.workshop().threads()
+        names, flight = face.store.names(key), face.flights.names(key)
+        wanted = _trials(names.lock, cluster=deployment.cluster, replicas=bool(settings.min_replicas))
+        # A user may be allowed some of the keys, and not those that belong to them.
+        wanted += [("get", (b"GET", each)) for each in (*names.keys, *flight.keys)]
         for node in deployment.nodes():
             with _Server(node) as server:
                 found.servers.append(_look_at(server, wanted))
         found.flushed_by = [alias for alias in caches.settings if _flushes(alias, settings.redis, found.servers)]
         if all(_can_hold_locks(server) for server in found.servers):
-            face = service.workshop().threads()
             try:
                 run_sync(_try_out(face, key))
             finally:
@@ -161,9 +169,9 @@ def _look_at(server: _Server, wanted: list[tuple[str, tuple[bytes, ...]]]) -> Fi
     found.eviction = about.get("maxmemory_policy") or server.told(b"CONFIG", b"GET", b"maxmemory-policy").get(
         "maxmemory-policy", ""
     )
-    refusals = {rule: server.refusal(*words) for rule, words in wanted}
-    found.forbidden = [rule for rule, refusal in refusals.items() if "to run" in refusal]
-    found.keys_forbidden = any(refusal and "to run" not in refusal for refusal in refusals.values())
+    refusals = [(rule, server.refusal(*words)) for rule, words in wanted]
+    found.forbidden = list(dict.fromkeys(rule for rule, refusal in refusals if "to run" in refusal))
+    found.keys_forbidden = any(refusal and "to run" not in refusal for _, refusal in refusals)
     return found
 
 
