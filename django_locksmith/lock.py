@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import conf, protocol, signals
 from .bridge import run_sync
-from .exceptions import LockBusy, LockLost, LockReentered, LocksmithError
+from .exceptions import LockBusy, LockLost, LockReentered, LocksmithError, LockUnavailable
 from .lease import Lease
 from .names import check_key, encode
 from .records import Busy, Skipped
@@ -200,14 +200,19 @@ class Lock:
                     return lease  # it is ours until the transaction ends, however often we ask
                 if ask.wait:
                     raise LockReentered(self.key, read_holder(lease.token), lease.remaining)
-        told = signals.acquired.receivers
+        told = signals.acquired.wanted
         started = time.monotonic() if told else 0.0
         lease = Lease(self._known_workshop, face, self._known_rules, ask, self.template)
-        outcome = await protocol.acquire(face.store, ask, lease.begin)
+        try:
+            outcome = await protocol.acquire(face.store, ask, lease.begin)
+        except LockUnavailable as trouble:
+            if signals.unavailable.wanted:
+                await face.tell(signals.unavailable, key=self.key, template=self.template, error=trouble)
+            raise
         if isinstance(outcome, Busy):
             error = LockBusy(self.key, read_holder(outcome.holder) if outcome.holder else None, outcome.left)
             logger.info("%s", error)
-            if signals.busy.receivers:
+            if signals.busy.wanted:
                 await face.tell(signals.busy, key=self.key, template=self.template, error=error)
             return error
         if told:
@@ -331,12 +336,14 @@ class Lock:
             async def locked_async(*args: Any, **kwargs: Any) -> Any:
                 return await lock_of(args, kwargs).arun(lambda release: function(*args, **kwargs))
 
+            locked_async.locksmith_lock = self  # type: ignore[attr-defined]  # types do not know that functions have some
             return locked_async  # type: ignore[return-value]  # wraps() keeps the signature; the types cannot say so
 
         @wraps(function)
         def locked(*args: Any, **kwargs: Any) -> Any:
             return lock_of(args, kwargs).run(lambda release: function(*args, **kwargs))
 
+        locked.locksmith_lock = self  # type: ignore[attr-defined]  # as above
         return locked  # type: ignore[return-value]  # as above
 
     def run(self, work: Callable[[Callable[[], bool]], T]) -> T | Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from asgiref.sync import sync_to_async
 
-from django_locksmith import LockBusy, LockLost, locksmith, signals
+from django_locksmith import LockBusy, LockLost, Locksmith, LockUnavailable, locksmith, signals
 from tests.servers import poll
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from django_locksmith import Lease
     from tests.conftest import Deployment, Face
 
-NAMES = ["acquired", "busy", "released", "lost", "cleared"]
+NAMES = ["acquired", "busy", "unavailable", "released", "lost", "cleared"]
 
 
 class Heard:
@@ -25,6 +27,7 @@ class Heard:
     def __init__(self) -> None:
         self.acquired: list[dict[str, Any]] = []
         self.busy: list[dict[str, Any]] = []
+        self.unavailable: list[dict[str, Any]] = []
         self.released: list[dict[str, Any]] = []
         self.lost: list[dict[str, Any]] = []
         self.cleared: list[dict[str, Any]] = []
@@ -107,6 +110,15 @@ def test_busy(valkey: Deployment, face: Face, heard: Heard, wait: float) -> None
         assert 50 < told["error"].retry_after <= 60
 
 
+def test_unavailable(own_server: Deployment, face: Face, heard: Heard) -> None:
+    """An acquire that Redis does not answer tells the key and the LockUnavailable, and neither busy nor acquired."""
+    own_server.server.kill()
+    with pytest.raises(LockUnavailable) as caught:
+        face.acquire(locksmith("a", template="all"), blocking=False)
+    assert heard.counts() == {"unavailable": 1}
+    assert heard.unavailable == [{"key": "a", "template": "all", "error": caught.value}]
+
+
 def run_out(face: Face) -> Lease:
     lease = acquire(face, "a", timeout=0.05)
     poll(lambda: lease.lost)
@@ -185,6 +197,8 @@ def test_failing_receivers(valkey: Deployment, face: Face, caplog: pytest.LogCap
         assert face.within(locksmith("a"), lambda lease: "result") == "result"
         find_out_at_release(face)
         poll(lambda: signals.lost in failed)
+        with pytest.raises(LockUnavailable):
+            face.acquire(Locksmith(redis="redis://127.0.0.1:1/0")("a"), blocking=False)
     finally:
         for name in NAMES:
             getattr(signals, name).disconnect(fail)
@@ -209,3 +223,101 @@ def test_async_receivers_of_synchronous_code_in_a_task(valkey: Deployment) -> No
     finally:
         signals.acquired.disconnect(receive)
         signals.released.disconnect(receive)
+
+
+def test_observers(valkey: Deployment, face: Face) -> None:
+    """An observer hears, on the spot and by whoever acts, what a receiver hears; and no more when it is taken off."""
+    told: list[tuple[dict[str, Any], bool]] = []
+
+    def observe(**named: Any) -> None:
+        told.append((named, in_loop()))
+
+    signals.acquired.observe(observe)
+    try:
+        lease = acquire(face, "a")
+    finally:
+        signals.acquired.ignore(observe)
+    face.release(lease)
+    face.release(acquire(face, "b"))
+    ((named, looped),) = told
+    assert named.keys() == {"lease", "waited"}
+    assert named["lease"] is lease
+    assert looped is (face.name == "async")
+
+
+def in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def test_observers_of_a_loss(valkey: Deployment, face: Face) -> None:
+    """Observers hear of losses in time, too."""
+    told: list[dict[str, Any]] = []
+
+    def observe(**named: Any) -> None:
+        told.append(named)
+
+    signals.lost.observe(observe)
+    try:
+        lease = run_out(face)
+        poll(lambda: told)
+    finally:
+        signals.lost.ignore(observe)
+    assert told == [{"lease": lease, "why": "its lease of 0.05 s ran out"}]
+
+
+def test_failing_observers(valkey: Deployment, face: Face, caplog: pytest.LogCaptureFixture) -> None:
+    """An observer that fails is in the log, and changes nothing for anybody, nor for the other observers."""
+    told: list[str] = []
+
+    def fail(**named: Any) -> None:
+        raise ZeroDivisionError
+
+    def hear(**named: Any) -> None:
+        told.append("released")
+
+    for observer in (fail, hear):
+        signals.released.observe(observer)
+    try:
+        assert face.release(acquire(face, "a")) is True
+    finally:
+        for observer in (fail, hear):
+            signals.released.ignore(observer)
+    assert told == ["released"]
+    assert "ZeroDivisionError" in caplog.text
+    assert not signals.released.wanted
+
+
+def test_tasks_do_not_wait_for_threads(valkey: Deployment) -> None:
+    """A task that is observed does not stand behind what threads do for other tasks, with the lock in its hands."""
+
+    def observe(**named: Any) -> None: ...
+
+    async def scenario() -> None:
+        busy, over = threading.Event(), threading.Event()
+
+        def work() -> None:
+            busy.set()
+            assert over.wait(30)
+
+        task = asyncio.create_task(sync_to_async(work)())
+        await asyncio.to_thread(busy.wait, 10)
+
+        async def take() -> None:
+            async with locksmith("a"):
+                pass
+
+        try:
+            await asyncio.wait_for(take(), 10)
+        finally:
+            over.set()
+            await task
+
+    signals.acquired.observe(observe)
+    try:
+        asyncio.run(scenario())
+    finally:
+        signals.acquired.ignore(observe)
