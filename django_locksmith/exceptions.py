@@ -4,6 +4,7 @@ LocksmithError
 ├── LockBusy          somebody else holds the lock            try later
 │   └── LockReentered this thread or task holds it itself     mend the code
 ├── LockLost          it was ours, and is no more             stop, and check what was written
+│   └── StaleFence    the data refused a former holder        stop; read anew before trying again
 ├── LockUnavailable   Redis gave no usable answer             treat as "unknown": neither held nor free
 ├── PopulateFailed    another caller computed, and failed     as if one's own computation had failed
 └── RetryLater        an API wants to be left alone           wait, and serve what is old meanwhile
@@ -14,7 +15,7 @@ Busy, lost and unavailable are never one another.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import LockError, LockNotOwnedError
 
@@ -77,12 +78,44 @@ class LockLost(LocksmithError, LockNotOwnedError):
     def __init__(self, key: str, why: str) -> None:
         self.key = key
         self.why = why
-        text = f"the lock {key!r} is not held: {why}"
+        text = self._explain()
         super().__init__(text, lock_name=key)
         self.args = (text,)  # redis-py before 5.1 keeps it to itself
 
+    def _explain(self) -> str:
+        return f"the lock {self.key!r} is not held: {self.why}"
+
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.key, self.why)
+
+
+class StaleFence(LockLost):
+    """The data has seen a later holder of the lock, and refused this write. Nothing of it was written.
+
+    Raised by `save`, `delete` and `fenced_update` of `django_locksmith.fencing`; raise it yourself after a statement of
+    your own that found a newer fence. A transaction around it stays usable.
+
+    `fence`: that of the refused write. `newer`: the fence that has written since, or `None` where that is not known:
+    the row may be gone. `model`: label of the model, "" if there is none. `pk`: the row's primary key, `None` if the
+    write was not to one row. `key`: the lock's key, "" if only the fence was given.
+    """
+
+    def __init__(self, fence: int, newer: int | None = None, model: str = "", pk: Any = None, key: str = "") -> None:
+        self.fence = fence
+        self.newer = newer
+        self.model = model
+        self.pk = pk
+        since = "a later holder has been there, or the row is gone"
+        super().__init__(key, since if newer is None else f"fence {newer} has written since")
+
+    def _explain(self) -> str:
+        place = f" to {self.model}" if self.model else ""
+        row = "" if self.pk is None else f" {self.pk!r}"
+        lock = f" of the lock {self.key!r}" if self.key else ""
+        return f"the write{place}{row} with fence {self.fence}{lock} was refused: {self.why}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.fence, self.newer, self.model, self.pk, self.key)
 
 
 class LockUnavailable(LocksmithError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import django
 from django.conf import settings
+from django.utils.module_loading import import_string
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -46,15 +48,18 @@ def compute(pipe: Connection[Any, Any], locksmith: Any, key: str, timeout: float
 class Nursery:
     """The warm process that children are forked from, and the place where they report."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **more_settings: Any) -> None:
         self._listener = Listener(("127.0.0.1", 0))
         host, port = self._listener.address[:2]
-        command = [sys.executable, "-m", "tests.children", url, str(host), str(port)]
+        command = [sys.executable, "-m", "tests.children", url, str(host), str(port), json.dumps(more_settings)]
         self._process = subprocess.Popen(command)
         self._orders = self._listener.accept()
 
     def child(self, work: str, key: str, timeout: float) -> Child:
-        """A child that does this work with the lock, or the flight, of this key and lease."""
+        """A child that does this work with the lock, or the flight, of this key and lease.
+
+        `work`: the name of a function of this module, or the dotted name of one elsewhere.
+        """
         self._orders.send((work, key, timeout))
         return Child(self._listener.accept())
 
@@ -88,10 +93,10 @@ class Child:
         self.pipe.close()
 
 
-def main(url: str, host: str, port: str) -> None:
+def main(url: str, host: str, port: str, more_settings: str) -> None:
     """Fork a child for each order, until there are no more."""
     cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": url, "OPTIONS": {"SOCKET_TIMEOUT": 5}}
-    settings.configure(CACHES={"default": cache})
+    settings.configure(CACHES={"default": cache}, **json.loads(more_settings))
     django.setup()
     from django_locksmith import locksmith
 
@@ -105,7 +110,8 @@ def main(url: str, host: str, port: str) -> None:
                 pipe = Client((host, int(port)))
                 pipe.send(os.getpid())
                 with suppress(EOFError, ConnectionResetError):
-                    {"hold": hold, "wait": wait, "compute": compute}[work](pipe, locksmith, key, timeout)
+                    here = {"hold": hold, "wait": wait, "compute": compute}
+                    (here.get(work) or import_string(work))(pipe, locksmith, key, timeout)
                 os._exit(0)
 
 

@@ -16,6 +16,7 @@ from django.test import override_settings
 from django_locksmith import Locksmith
 from django_locksmith.connections import Cluster, OneServer
 from django_locksmith.workshop import process
+from tests import postgres as postgres_server
 from tests import servers
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from django_locksmith import Lease, Lock, LockInfo
     from django_locksmith.flight_store import FlightStore
     from django_locksmith.gates import Gates
+    from tests.postgres import Postgres
     from tests.servers import Server
 
 SINGLE = ["valkey", "redis-6.2", "system-redis"]
@@ -222,6 +224,13 @@ def valkey(started: Callable[[str], Deployment]) -> Iterator[Deployment]:
     where.flush()
     with in_force(where):
         yield where
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL, shared by all tests; each takes a database of its own."""
+    with postgres_server.running() as server:
+        yield server
 
 
 @pytest.fixture

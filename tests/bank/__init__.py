@@ -1,0 +1,1 @@
+"""An app whose models are fenced, in all the ways that Django's models come in."""
