@@ -702,7 +702,7 @@ def test_disconnect_during_an_async_view() -> None:
             await asyncio.Event().wait()
             return HttpResponse()
 
-        with urls(endless):
+        with urls(endless, MIDDLEWARE=[]):
             client = Visit()
             await client.ask()
             await asyncio.wait_for(begun.wait(), 10)
@@ -718,7 +718,7 @@ def test_disconnect_while_waiting_for_a_turn() -> None:
     """A client that goes away while it waits leaves no waiter behind."""
 
     async def visit() -> None:
-        with urls(lock_view(KEY, blocking_timeout=60)(Site("async").view(ok))):
+        with urls(lock_view(KEY, blocking_timeout=60)(Site("async").view(ok)), MIDDLEWARE=[]):
             client = Visit()
             await client.ask()
             await asyncio.to_thread(poll, lambda: (info := locksmith.info(KEY)) and info.waiters == 1)
@@ -742,7 +742,7 @@ def test_disconnect_while_the_body_is_sent(face: str) -> None:
             await asyncio.Event().wait()
 
         view = lock_view(KEY)(Site(face).view(lambda request, pk: StreamingHttpResponse(chunks())))
-        with urls(view):
+        with urls(view, MIDDLEWARE=[]):
             client = Visit()
             await client.ask()
             assert (await client.hear())["status"] == 200
@@ -769,7 +769,7 @@ def test_disconnect_during_a_sync_view() -> None:
             assert go_on.wait(10)
             return StreamingHttpResponse([b"chunk"])
 
-        with urls(slow):
+        with urls(slow, MIDDLEWARE=[]):
             client = Visit()
             await client.ask()
             assert await asyncio.to_thread(begun.wait, 10)

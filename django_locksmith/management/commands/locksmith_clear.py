@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.management.base import BaseCommand, CommandError
 
 from django_locksmith import LockUnavailable, locksmith
-
-from .locksmith_list import describe, printable
+from django_locksmith.wording import describe, printable
 
 if TYPE_CHECKING:
     from django.core.management.base import CommandParser

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.management.base import BaseCommand, CommandError
 
 from django_locksmith import LockUnavailable, locksmith
+from django_locksmith.wording import describe, printable
 
 if TYPE_CHECKING:
     from django.core.management.base import CommandParser
@@ -51,21 +52,6 @@ def _row(lock: LockInfo) -> tuple[str, ...]:
         "" if lock.fence is None else str(lock.fence),
         str(lock.waiters),
     )
-
-
-def describe(lock: LockInfo) -> str:
-    """Who holds it, in a word."""
-    holder = lock.holder
-    if holder is None:
-        return "(being handed over)"
-    if not holder.host:
-        return "(set by other software)"
-    return printable(f"{holder.host}:{holder.pid}:{holder.thread}")
-
-
-def printable(text: str) -> str:
-    """A key may hold anything; a terminal must not be told what to do by it."""
-    return text if text and text.isprintable() and text == text.strip() else repr(text)
 
 
 def table(rows: list[tuple[str, ...]]) -> str:

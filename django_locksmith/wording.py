@@ -1,0 +1,33 @@
+"""How locks are put into words, for terminals and pages alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from django_locksmith import LockInfo
+
+_LONGEST = 300
+_HEAD, _TAIL = 200, 60
+
+
+def describe(lock: LockInfo) -> str:
+    """Who holds it, in a word."""
+    holder = lock.holder
+    if holder is None:
+        return "(being handed over)"
+    if not holder.host:
+        return "(set by other software)"
+    return printable(f"{holder.host}:{holder.pid}:{holder.thread}")
+
+
+def printable(text: str) -> str:
+    """A key may hold anything; a terminal must not be told what to do by it, nor a page be turned around."""
+    return text if text and text.isprintable() and text == text.strip() else repr(text)
+
+
+def shortened(text: str) -> str:
+    """Its two ends, if it is too long to be looked at."""
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_HEAD]} … {text[-_TAIL:]}"
