@@ -1,0 +1,291 @@
+"""A lock around a Celery task, with what only Celery can do: a task that finds its lock busy is sent again, for later.
+
+    @shared_task(acks_late=True)
+    @lock_task("import:{account_id}", timeout=60, on_busy="retry")
+    def import_account(account_id): ...
+
+The lock is a plain `locksmith(...)`, made anew for each call: here stands only what the task's message adds to it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+import time
+from functools import cached_property, partial, wraps
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from celery import Task, current_task
+from celery.exceptions import Reject, Retry
+from django.core import checks
+from kombu.exceptions import OperationalError
+
+from .. import conf
+from ..lock import is_async
+from ..records import Skipped
+from ..service import Locksmith, locksmith
+from ..templates import dotted_name, key_maker
+from ..workshop import UNSET, Unset
+from .celery_checks import check_visibility_timeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..exceptions import LockBusy
+    from ..lease import Lease
+
+__all__ = ["lock_task"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+HEADER = "locksmith_busy"
+"""The header of a message that was sent again: since when its lock is busy (Unix time), and how many retries the task
+had then. A retry of the task's own counts one more: the lock was had in between, and the time starts anew."""
+
+_LONGEST = 60.0
+_SHORTEST = 0.5
+_SPREAD = 0.25
+"""Of a countdown: how much longer it may be than the lease that it waits for, so that not all come back at once."""
+
+
+def lock_task(
+    key: str = "",
+    /,
+    *,
+    timeout: conf.Seconds | Unset = UNSET,
+    blocking: bool | Unset = UNSET,
+    blocking_timeout: conf.Seconds | Unset | None = UNSET,
+    renew: bool | Unset = UNSET,
+    max_hold: conf.Seconds | Unset | None = UNSET,
+    on_busy: Literal["retry", "skip", "raise"] | Callable[[LockBusy], Any] = "retry",
+    busy_for: conf.Seconds | None = 3600.0,
+    on_lost: Literal["raise", "log"] | Callable[[Lease], Any] = "raise",
+    label: str = "",
+    release: Literal["now", "commit"] = "now",
+    template: str = "",
+    service: Locksmith = locksmith,
+) -> Callable[[F], F]:
+    """Decorate the function of a Celery task, below `@shared_task`: each run of the task holds the lock.
+
+    `key` is a template over the arguments (`"import:{account_id}"`), the task of `bind=True` not among them; without
+    one, the function's dotted name. The options of `locksmith(...)` mean what they mean there, but for these:
+
+    `blocking`: by default the worker does not wait; with `blocking_timeout` it does, for so many seconds.
+
+    `on_busy`: what a task does whose lock is busy. "retry": it is sent again, for when the holder's lease ends (after
+    60 s at most), with its `max_retries` untouched, until the lock has been busy for `busy_for` seconds (`None` =
+    without limit); then `LockBusy` is raised. "skip": it ends at once, its result a falsy `Skipped` (as JSON
+    `{"skipped": key, "holder": ...}`); but a task that a worker has had before and that is delivered again does as for
+    "retry", or it would be lost with the worker that died in it. "raise": `LockBusy`. Or a callable that gets the
+    `LockBusy`, whose result is the task's.
+
+    `max_hold`: by default, and with `renew`, the task's hard time limit, if it has one (the lease, if that is longer).
+
+    `label`: default the task's name. In `locksmith_list` it is followed by the task's id.
+
+    `service`: whose settings count; default those of `settings.LOCKSMITH`.
+
+    Without a message to send again (the function called directly, `apply()`, `task_always_eager`), "retry" is "raise".
+
+    Raises `TypeError` or `ValueError` that name the argument at fault. When Redis does not answer, a run of the task
+    raises `LockUnavailable`. When the broker does not take the message that is sent again, a task with `acks_late` goes
+    back into its queue; another one fails with the error of the broker.
+    """
+    if not isinstance(key, str):
+        raise TypeError(f"lock_task takes the key of a lock, a str, not {key!r}; without a key, write @lock_task()")
+    if not isinstance(service, Locksmith):
+        raise TypeError(f"service must be a Locksmith, not {service!r}")
+    if not (callable(on_busy) or on_busy in ("retry", "skip", "raise")):
+        raise ValueError(f"on_busy must be 'retry', 'skip', 'raise' or a callable, not {on_busy!r}")
+    patience = conf.wait_seconds("busy_for", busy_for)
+    if blocking is UNSET and blocking_timeout is UNSET:
+        blocking = False
+    options = {
+        "timeout": timeout,
+        "blocking": blocking,
+        "blocking_timeout": blocking_timeout,
+        "renew": renew,
+        "max_hold": max_hold,
+        "on_lost": on_lost,
+        "label": label,
+        "release": release,
+        "template": template,
+    }
+
+    def decorate(function: F) -> F:
+        task_lock = TaskLock(service, key, function, options, on_busy, patience)
+
+        @wraps(function)
+        def locked(*args: Any, **kwargs: Any) -> Any:
+            return task_lock.run(args, kwargs)
+
+        locked.task_locks = (task_lock, *locks_of(function))  # type: ignore[attr-defined]  # functions take attributes
+        return locked  # type: ignore[return-value]  # wraps() keeps the signature; the types cannot say so
+
+    return decorate
+
+
+class TaskLock:
+    """The lock of a task: what all its runs have in common."""
+
+    def __init__(
+        self,
+        service: Locksmith,
+        key: str,
+        function: Callable[..., Any],
+        options: dict[str, Any],
+        on_busy: Any,
+        busy_for: float | None,
+    ) -> None:
+        service(key, **options)(function)  # what is wrong with either is said now, and not to the first run
+        if is_async(function):
+            raise TypeError(f"{dotted_name(function)} is a coroutine function, and Celery awaits none")
+        self._service = service
+        self._key = key
+        self._function = function
+        self._options = options | {"template": options["template"] or key or dotted_name(function)}
+        self._on_busy = on_busy
+        self._busy_for = busy_for
+        if next(iter(inspect.signature(function).parameters), "") == "self":
+            _ = self._key_without_task  # says so if the template names it
+
+    @cached_property
+    def _key_of_all(self) -> Callable[[tuple[Any, ...], dict[str, Any]], str]:
+        return key_maker(self._key, self._function)
+
+    @cached_property
+    def _key_without_task(self) -> Callable[[tuple[Any, ...], dict[str, Any]], str]:
+        # The task of bind=True would put the address of an object into the key, another one in each process.
+        return key_maker(self._key, partial(self._function, None))
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One call of the function, which holds the lock."""
+        if args and isinstance(args[0], Task):
+            key = self._key_without_task(args[1:], kwargs)
+        else:
+            key = self._key_of_all(args, kwargs)
+        lock = self._service(key, **self._options_of(self._running_task()))
+        return lock.run(lambda release: self._function(*args, **kwargs))
+
+    def _running_task(self) -> Any:
+        """The task that is being run by this call; `None` for a call like that of any other function."""
+        task = current_task._get_current_object()
+        # Within a task, other functions may be called that have locks of their own.
+        if task is None or task.request.called_directly or self not in locks_of(task.run):
+            return None
+        return task
+
+    def _options_of(self, task: Any) -> dict[str, Any]:
+        on_busy = self._on_busy
+        if task is None:
+            return self._options | {"on_busy": "raise" if on_busy == "retry" else on_busy}
+        if task.request.is_eager:
+            on_busy = "raise" if on_busy == "retry" else on_busy
+        elif on_busy in ("retry", "skip"):
+            on_busy = partial(self._skip_or_send_again, task)
+        return self._options | {
+            "on_busy": on_busy,
+            "label": f"{self._options['label'] or task.name}{_mark(task.request)}",
+            "max_hold": self._max_hold(task),
+        }
+
+    # ---- how long it may be held
+
+    def _max_hold(self, task: Any) -> Any:
+        given, settings = self._options["max_hold"], self._service.settings
+        if given is not UNSET or settings.max_hold is not None or not self.renews:
+            return given
+        hard_limit = _hard_limit(task)
+        return UNSET if hard_limit is None else max(hard_limit, self._lease)
+
+    @property
+    def renews(self) -> bool:
+        """Is the lease kept alive?"""
+        renew: bool | Unset = self._options["renew"]
+        return self._service.settings.renew if isinstance(renew, Unset) else renew
+
+    @property
+    def _lease(self) -> float:
+        timeout = self._options["timeout"]
+        return self._service.settings.timeout if timeout is UNSET else conf.lease_seconds("timeout", timeout)
+
+    def longest_hold(self, task: Any) -> float | None:
+        """For how many seconds a run of this task may hold the lock; `None` = without limit."""
+        if not self.renews:
+            return self._lease
+        longest = self._max_hold(task)
+        return self._service.settings.max_hold if longest is UNSET else conf.hold_seconds("max_hold", longest)
+
+    # ---- when it is busy
+
+    def _skip_or_send_again(self, task: Any, busy: LockBusy) -> Skipped:
+        if self._on_busy == "skip" and not _was_begun(task.request, busy):
+            return Skipped(busy.key, busy.holder)
+        raise self._sent_again(task, busy)
+
+    def _sent_again(self, task: Any, busy: LockBusy) -> Retry:
+        """What ends this run, as `Task.retry` would end it, but with no retry counted."""
+        request, now = task.request, time.time()
+        since = min(busy_since(request) or now, now)  # a clock may have been set back
+        left = None if self._busy_for is None else since + self._busy_for - now
+        if left is not None and left <= 0:
+            raise busy
+        seconds = countdown(busy.retry_after, _longest(task))
+        if left is not None:
+            seconds = min(seconds, max(left, _SHORTEST))  # the last try is made when the time is over
+        again = task.signature_from_request(request, countdown=seconds, retries=request.retries)
+        again.options["headers"] = {**(again.options.get("headers") or {}), HEADER: [since, request.retries]}
+        try:
+            again.apply_async(add_to_parent=False)  # it is the same task, and no child of itself
+        except OperationalError as error:
+            if task.acks_late:
+                raise Reject(error, requeue=True) from error
+            raise
+        return Retry(f"{busy}; sent again, for in {seconds:.1f} s", exc=busy, when=seconds, sig=again)
+
+
+def locks_of(function: Any) -> tuple[TaskLock, ...]:
+    """The locks that `lock_task` put around a function, from the outside in."""
+    locks: tuple[TaskLock, ...] = getattr(function, "task_locks", ())
+    return locks
+
+
+def busy_since(request: Any) -> float | None:
+    """Since when the lock of the task is busy (Unix time), as its message tells; `None` if this is its first try."""
+    match (request.headers or {}).get(HEADER):
+        case [float(since), int(retries)] if retries == request.retries:
+            return since
+    return None
+
+
+def countdown(left: float | None, longest: float = _LONGEST) -> float:
+    """Seconds until a task is to try again, whose lock's lease has so many left, `None` = no end in sight."""
+    soonest = min(max(longest if left is None else left, _SHORTEST), longest / (1 + _SPREAD))
+    return min(soonest + random.uniform(0, max(soonest * _SPREAD, _SHORTEST)), longest)
+
+
+def _longest(task: Any) -> float:
+    # A message with a countdown lies with a worker, unacknowledged: when the visibility timeout is over, the broker
+    # would deliver it once more, and each copy would be sent again.
+    visible = (task.app.conf.broker_transport_options or {}).get("visibility_timeout")
+    return min(_LONGEST, visible / 2) if visible else _LONGEST
+
+
+def _was_begun(request: Any, busy: LockBusy) -> bool:
+    """May this task have been begun by a worker that died, and be forgotten if it is skipped now?"""
+    if busy.holder is not None and busy.holder.label.endswith(_mark(request)):
+        return True
+    return bool((request.delivery_info or {}).get("redelivered")) or busy_since(request) is not None
+
+
+def _mark(request: Any) -> str:
+    return f"[{request.id}]"
+
+
+def _hard_limit(task: Any) -> float | None:
+    of_this_run = (task.request.timelimit or (None, None))[0]
+    limit: float | None = of_this_run or task.time_limit or task.app.conf.task_time_limit
+    return limit or None
+
+
+checks.register(check_visibility_timeout)
