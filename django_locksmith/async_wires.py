@@ -188,6 +188,11 @@ class AsyncWires(Wires):
             for node in list(self._idle):
                 await self._drop_idle(node)
 
+    async def close(self) -> None:
+        if self._closing is not None:
+            await self._closing.aclose()
+            self._closing = None
+
     async def line_to(self, node: Node) -> AsyncLine:
         idle = self._idle.get(node)
         try:

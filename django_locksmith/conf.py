@@ -25,10 +25,10 @@ class Settings:
     """What `settings.LOCKSMITH` says. Times in seconds.
 
     `redis`: alias in CACHES with a django-redis backend, or a `redis://`, `rediss://`, `unix://` or `redis+cluster://`
-    URL. `prefix`: what all keys begin with. `timeout`: the lease: how long a dead holder can block others.
-    `blocking_timeout`: the longest wait; `None` = without limit. `renew`: keep the leases of live holders alive.
-    `max_hold`: how long renewal goes on; `None` = as long as the holder lives. `min_replicas`: how many replicas must
-    have a grant before it counts.
+    URL; for tests, `memory://`. `prefix`: what all keys begin with. `timeout`: the lease: how long a dead holder can
+    block others. `blocking_timeout`: the longest wait; `None` = without limit. `renew`: keep the leases of live holders
+    alive. `max_hold`: how long renewal goes on; `None` = as long as the holder lives. `min_replicas`: how many replicas
+    must have a grant before it counts.
     """
 
     redis: str = "default"

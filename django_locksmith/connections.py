@@ -1,4 +1,4 @@
-"""Where the locks live: a django-redis alias or a URL; one server, Sentinel or Redis Cluster.
+"""Where the locks live: a django-redis alias or a URL; one server, Sentinel, Redis Cluster, or memory for tests.
 
 What is shared comes from the pool (first tries, releases, probes). What may take long, or must not fail when the pool
 is empty, is dialled beside it, with the pool's settings: waits, renewals, all of asyncio.
@@ -11,6 +11,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from functools import lru_cache
+from importlib import import_module
 from inspect import Parameter, signature
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 ANSWER_WITHIN = 5.0
 """Seconds that a server may keep silent, where the pool sets no `socket_timeout` (redis-py before 8 does not)."""
 
-_URL_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
+_URL_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "memory")
 # What belongs to the pool and not to a connection, would retry behind our back, or changes what replies look like.
 _NOT_OURS = ("maint_", "oss_", "orig_", "himport_", "event_dispatcher", "retry", "cache", "decode_responses")
 _SMALL_POOL = 10
@@ -150,6 +151,8 @@ class Deployment(ABC):
     """All the servers that one set of locks lives on."""
 
     cluster: bool
+    has_replicas = True
+    """May it have some, for `LOCKSMITH["MIN_REPLICAS"]` to speak of?"""
 
     @abstractmethod
     def node_for(self, lock: bytes) -> Node:
@@ -176,6 +179,30 @@ class OneServer(Deployment):
 
     def nodes(self) -> list[Node]:
         return [self._node]
+
+
+class Memory(OneServer):
+    """A server in the memory of this process, empty at first: the same scripts, run by fakeredis.
+
+    Raises `ImproperlyConfigured` where that is not installed.
+    """
+
+    has_replicas = False
+
+    def __init__(self) -> None:
+        fake = _fakeredis()
+        super().__init__(
+            connection.ConnectionPool(
+                connection_class=getattr(fake, "FakeRedisConnection", fake.FakeConnection),
+                server=fake.FakeServer(version=(7,)),
+                socket_timeout=ANSWER_WITHIN,
+            )
+        )
+
+
+_memories: dict[str, Memory] = {}
+"""Those that `memory://` URLs name: all services of this process share them. A forked child has its own."""
+os.register_at_fork(after_in_child=_memories.clear)
 
 
 class Cluster(Deployment):
@@ -223,7 +250,8 @@ def open_deployment(where: str) -> Deployment:
 def check_deployment(where: str) -> None:
     """Raise what `open_deployment` would, as far as it can be told without contacting a server."""
     if "://" in where:
-        _check_url(where)
+        if _check_url(where) == "memory":
+            _fakeredis()
     else:
         _cache_for(where)
 
@@ -266,12 +294,26 @@ def _check_url(url: str) -> str:
 
 
 def _open_url(url: str) -> Deployment:
+    scheme = _check_url(url)
+    if scheme == "memory":
+        return _memories.get(url) or _memories.setdefault(url, Memory())
     try:
-        if _check_url(url).endswith("+cluster"):
+        if scheme.endswith("+cluster"):
             return Cluster(RedisCluster.from_url(url.replace("+cluster", "", 1)))
         return OneServer(connection.ConnectionPool.from_url(url))
     except ValueError as error:
         raise ImproperlyConfigured(f"LOCKSMITH['REDIS'] is not a usable URL: {error}") from error
+
+
+def _fakeredis() -> Any:
+    try:
+        import_module("lupa")  # without it fakeredis works, but knows no scripts
+        return import_module("fakeredis")
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            "locks in memory need fakeredis with Lua, which is not installed: pip install"
+            f" 'django-redis-locksmith[testing]' ({error})"
+        ) from error
 
 
 def _is_fake(dial_class: Any) -> bool:

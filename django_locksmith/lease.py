@@ -295,10 +295,10 @@ class Lease:
         if self._watched:
             self._unwatch()
 
-    def lose(self, why: str) -> None:
-        """It is not ours any more: tell everybody who wants to know, once."""
+    def lose(self, why: str, tell_all: Callable[[Sequence[Callable[[], None]]], object] = tell_in_thread) -> None:
+        """It is not ours any more: tell everybody who wants to know, once, by way of `tell_all`."""
         if tell := self._end(why):
-            tell_in_thread([tell])
+            tell_all([tell])
 
     def _end(self, why: str) -> Callable[[], None] | None:
         with _changing:

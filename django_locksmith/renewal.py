@@ -56,6 +56,7 @@ class Renewer:
         self._wakes_at = inf
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._over = False
 
     def add(self, lease: Renewable) -> None:
         """Keep it alive from now on."""
@@ -74,9 +75,17 @@ class Renewer:
         with self._changed:
             self._leases.pop(id(lease), None)
 
+    def end(self) -> None:
+        """Renew nothing any more, and end the thread."""
+        with self._changed:
+            self._over = True
+            self._changed.notify()
+
     def _run(self) -> None:
         while True:
             self._wait_until_due()
+            if self._over:
+                return
             try:
                 self._renew_due()
             except Exception:
@@ -85,7 +94,7 @@ class Renewer:
 
     def _wait_until_due(self) -> None:
         with self._changed:
-            while (pause := self._wakes_at - time.monotonic()) > 0:
+            while not self._over and (pause := self._wakes_at - time.monotonic()) > 0:
                 self._changed.wait(None if pause == inf else pause)
 
     def _renew_due(self) -> None:

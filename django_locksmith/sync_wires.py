@@ -121,6 +121,11 @@ class SyncWires(Wires):
     async def sheltered(self, work: Coroutine[Any, Any, T]) -> T:
         return await work
 
+    async def close(self) -> None:
+        for idle in list(self._idle.values()):
+            while idle:
+                idle.pop()[0].disconnect()
+
 
 def _has_ended(conn: Connection) -> bool:
     try:

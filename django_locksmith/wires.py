@@ -107,6 +107,10 @@ class Wires(ABC):
     async def sheltered(self, work: Coroutine[Any, Any, T]) -> T:
         """Run to the end what must not be left half done, even if the caller is cancelled meanwhile."""
 
+    @abstractmethod
+    async def close(self) -> None:
+        """Close the connections that nobody uses."""
+
     def node_for(self, lock: bytes) -> Node:
         """The server that owns this key."""
         try:

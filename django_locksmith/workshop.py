@@ -12,10 +12,11 @@ import threading
 import weakref
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from . import conf
 from .async_wires import AsyncWires
+from .bridge import run_sync
 from .connections import Deployment, open_deployment
 from .flight_store import FlightStore
 from .records import Rules
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from django.dispatch import Signal
 
     from .lease import Lease
+    from .protocol import Ask
 
 
 logger = logging.getLogger("django_locksmith.lock")
@@ -97,6 +99,30 @@ class LoopFace(Face):
     def caller(self) -> object:
         return asyncio.current_task()
 
+    def close(self) -> None:
+        """Close the connections, as soon as the loop comes to it."""
+        wires = self.store.wires
+        try:
+            self.loop.call_soon_threadsafe(lambda: self.loop.create_task(wires.close()))
+        except RuntimeError:
+            pass  # the loop is closed, and they with it
+
+
+class Scene(Protocol):
+    """Where locks live instead of in Redis, as long as a test wants it; see `testing.override_locks`."""
+
+    def deployment(self, where: str) -> Deployment:
+        """What stands in for what `LOCKSMITH["REDIS"]` names."""
+
+    def enter(self, workshop: Workshop) -> None:
+        """These settings are in force there, too."""
+
+    async def prepare(self, store: Store, ask: Ask) -> None:
+        """A lock is about to be asked for: see that it is held by whom the test says, whom nobody waits for."""
+
+    def start_again(self) -> None:
+        """In a forked child."""
+
 
 class Process:
     """What all services of a process share."""
@@ -105,6 +131,7 @@ class Process:
         self.generation = 0
         self.watch = Watch()
         self.workshops: weakref.WeakSet[Workshop] = weakref.WeakSet()
+        self.scenes: list[Scene] = []  # the last is played
         self._inherited: list[Any] = []
 
     def start_again(self) -> None:
@@ -114,6 +141,8 @@ class Process:
         # collected, would pull them out of the parent's event loop.
         self._inherited.append(self.watch)
         self.watch = Watch()
+        for scene in self.scenes:
+            scene.start_again()
         for workshop in list(self.workshops):
             self._inherited.append(workshop.start_again())
 
@@ -130,11 +159,14 @@ class Workshop:
 
     def __init__(self, settings: conf.Settings) -> None:
         self.settings = settings
+        self.scene = process.scenes[-1] if process.scenes else None
         self._rules = Rules(settings.timeout, settings.blocking_timeout, settings.renew, settings.max_hold)
         self._cached_numbers = lru_cache(maxsize=256, typed=True)(self._checked_numbers)
         self._mutex = threading.Lock()
         self._empty()
         process.workshops.add(self)
+        if self.scene is not None:
+            self.scene.enter(self)
 
     def _empty(self) -> None:
         self._deployment: Deployment | None = None
@@ -156,7 +188,8 @@ class Workshop:
         if self._deployment is None:
             with self._mutex:
                 if self._deployment is None:
-                    self._deployment = open_deployment(self.settings.redis)
+                    find = open_deployment if self.scene is None else self.scene.deployment
+                    self._deployment = find(self.settings.redis)
         return self._deployment
 
     def threads(self) -> ThreadFace:
@@ -181,7 +214,7 @@ class Workshop:
         return face
 
     def _store(self, wires: SyncWires | AsyncWires) -> Store:
-        return Store(wires, self.settings.prefix, self.settings.min_replicas)
+        return Store(wires, self.settings.prefix, self.settings.min_replicas if wires.deployment.has_replicas else 0)
 
     def renewer(self) -> Renewer:
         """Who keeps leases alive."""
@@ -191,6 +224,15 @@ class Workshop:
                 if self._renewer is None:
                     self._renewer = Renewer(store)
         return self._renewer
+
+    def close(self) -> None:
+        """Nobody will use it any more: end its thread, and close its connections."""
+        if self._renewer is not None:
+            self._renewer.end()
+        if self._threads is not None:
+            run_sync(self._threads.store.wires.close())
+        for face in list(self._loops.values()):
+            face.close()
 
     # ---- who holds what: weakly, for a lease that is dropped may simply be left to run out
 

@@ -1,0 +1,30 @@
+"""The pytest plugin of django_locksmith: the fixture `locksmith_memory`.
+
+It stands beside the package and not in it, because pytest loads it in every run: the package would bring Django and
+redis-py with it, where no test may want them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django_locksmith.testing import LocksInMemory
+
+
+@pytest.fixture
+def locksmith_memory() -> Iterator[LocksInMemory]:
+    """Locks in memory, all of them, for this test; in the end none may be left.
+
+    It has `busy(*keys)`, `free(*keys)`, `lose_now(lease_or_key)`, `assert_locked(key)`, `assert_not_locked(key)` and
+    `assert_no_locks_left()`, all of `django_locksmith.testing`.
+    """
+    from django_locksmith.testing import override_locks
+
+    with override_locks() as locks:
+        yield locks
+        locks.assert_no_locks_left()
