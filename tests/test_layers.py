@@ -11,8 +11,25 @@ import django_locksmith
 
 PACKAGE = Path(django_locksmith.__file__).parent
 LAYERS = {
-    "edge": ["apps", "checks", "management"],
+    "edge": [
+        "apps",
+        "checks",
+        "survey",
+        "management",
+        "decorators",
+        "middleware",
+        "view_keys",
+        "answers",
+        "admin",
+        "overview",
+        "models",
+        "wording",
+        "contrib",
+        "pytest_plugin",
+        "testing",
+    ],
     "public": [
+        "fencing",
         "service",
         "compute_once",
         "values",

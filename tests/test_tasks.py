@@ -588,7 +588,7 @@ def test_check(
 
             app.task(work, shared=False, name="late", acks_late=True)
             app.task(work, shared=False, name="early")
-            found = [each for each in run_checks() if each.id == "locksmith.W003"]
+            found = [each for each in run_checks() if each.id == "locksmith.W005"]
             assert len(found) == (warned is not None)
             assert all(
                 f"the task late is acknowledged late and may hold its lock for {warned} s" in each.msg for each in found

@@ -13,7 +13,7 @@ _DEFAULTS = {"redis": 3600.0, "rediss": 3600.0, "redis+socket": 3600.0, "sentine
 
 
 def check_visibility_timeout(**kwargs: Any) -> list[checks.CheckMessage]:
-    """W003: the broker delivers a task again while its first run may still hold the lock."""
+    """W005: the broker delivers a task again while its first run may still hold the lock."""
     locked = {
         task: locks for name, task in current_app.tasks.items() if (locks := getattr(task.run, "task_locks", None))
     }
@@ -29,7 +29,7 @@ def check_visibility_timeout(**kwargs: Any) -> list[checks.CheckMessage]:
                     f"the task {task.name} is acknowledged late and may hold its lock for {max(longest):g} s, but the"
                     f" broker delivers it again after {visible:g} s",
                     hint="Let broker_transport_options['visibility_timeout'] be longer than the longest task.",
-                    id="locksmith.W003",
+                    id="locksmith.W005",
                 )
             )
     return found
