@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
-from django.core import checks
 
 
 class LocksmithConfig(AppConfig):
@@ -11,6 +10,6 @@ class LocksmithConfig(AppConfig):
     verbose_name = "Locks"
 
     def ready(self) -> None:
-        from .checks import check_settings
+        from .checks import register_checks
 
-        checks.register(check_settings)
+        register_checks()

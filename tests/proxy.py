@@ -26,6 +26,7 @@ class Proxy:
         self.answering = True  # False: requests pass, replies are dropped
         self.delay = 0.0  # seconds that each reply is kept back
         self.cuts = 0
+        self._rewritten: tuple[bytes, bytes] | None = None
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -35,6 +36,11 @@ class Proxy:
     def cut_reply_to(self, request: Callable[[bytes], bool]) -> None:
         """Let the next such request pass, and close its connection instead of forwarding the reply. Once."""
         self._cut = request
+
+    def rewrite(self, said: bytes, instead: bytes) -> None:
+        """In replies from now on, say something else of the same length."""
+        assert len(said) == len(instead)
+        self._rewritten = said, instead
 
     def _accept(self) -> None:
         while True:
@@ -68,6 +74,8 @@ class Proxy:
                 if self.delay:
                     threading.Event().wait(self.delay)
                 self.flowing.wait()
+                if self._rewritten:
+                    data = data.replace(*self._rewritten)
                 if self.answering:
                     client.sendall(data)
         except OSError:
