@@ -1,0 +1,1 @@
+"""What goes with other software. Nothing here is imported unless one imports it."""
