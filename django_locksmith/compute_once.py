@@ -400,7 +400,7 @@ class SingleFlight:
 
 
 async def _obtain(face: Face, call: flights.Call, template: str) -> Any:
-    if not signals.flight.receivers:
+    if not signals.flight.wanted:
         return (await flights.obtain(face.flights, call)).value
     started = time.monotonic()
 

@@ -87,7 +87,7 @@ class Lease:
         self._generation = process.generation
         self._state = "held"
         self._waits_for_commit = False
-        self._watched = self._rules.renew or bool(signals.lost.receivers) or callable(self._rules.on_lost)
+        self._watched = self._rules.renew or signals.lost.wanted or callable(self._rules.on_lost)
         self.workshop.hold(self)  # from here on it can be found, and must be whole
         if self._watched:
             self._keep()
@@ -210,7 +210,7 @@ class Lease:
         # "Not held", after a release that got no answer, means that it did its work.
         if ours and (freed or (again and in_time)):
             self._state = "over"
-            if signals.released.receivers:
+            if signals.released.wanted:
                 await face.tell(signals.released, lease=self, held_for=time.monotonic() - self._since)
             return True
         self.lose("Redis did not have it any more when it was released")
@@ -334,7 +334,7 @@ class Lease:
             except RuntimeError:
                 logger.error("the lock %r was lost after its event loop was closed", self.key)
             on_lost = None
-        if not on_lost and not signals.lost.receivers:
+        if not on_lost and not signals.lost.wanted:
             return None
 
         def tell() -> None:

@@ -208,19 +208,19 @@ class Lock:
                     return lease  # it is ours until the transaction ends, however often we ask
                 if ask.wait:
                     raise LockReentered(self.key, read_holder(lease.token), lease.remaining)
-        told = signals.acquired.receivers
+        told = signals.acquired.wanted
         started = time.monotonic() if told else 0.0
         lease = Lease(self._known_workshop, face, self._known_rules, ask, self.template)
         try:
             outcome = await protocol.acquire(face.store, ask, lease.begin)
         except LockUnavailable as trouble:
-            if signals.unavailable.receivers:
+            if signals.unavailable.wanted:
                 await face.tell(signals.unavailable, key=self.key, template=self.template, error=trouble)
             raise
         if isinstance(outcome, Busy):
             error = LockBusy(self.key, read_holder(outcome.holder) if outcome.holder else None, outcome.left)
             logger.info("%s", error)
-            if signals.busy.receivers:
+            if signals.busy.wanted:
                 await face.tell(signals.busy, key=self.key, template=self.template, error=error)
             return error
         if told:

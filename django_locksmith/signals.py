@@ -12,13 +12,64 @@ There is no sender. `lost` may be sent from a thread of this package, the others
                            seconds: "computed" it, "shared" what another computed, "old" (served the old value),
                            "failed" (the computation did), "postponed" (`RetryLater`), "busy" (the wait was over)
 
+A task is kept waiting by receivers that are not `async def`, for Django gives them to a thread: see `Signal.observe`.
+
 `template` is what is the same for all keys of a kind (`import:{account_id}`), for metrics; "" where there is none. A
 lease has its own.
 """
 
 from __future__ import annotations
 
-from django.dispatch import Signal
+import logging
+from typing import TYPE_CHECKING, Any
+
+from django import dispatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger("django_locksmith.signals")
+
+
+class Signal(dispatch.Signal):
+    """Django's, with observers beside its receivers.
+
+    Django sends a task to a thread for each synchronous receiver, where it stands behind all that threads do for tasks.
+    An observer is called on the spot, by threads and tasks alike: it must neither wait nor ask anybody.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._observers: tuple[Callable[..., None], ...] = ()
+
+    def observe(self, observer: Callable[..., None]) -> None:
+        """Call it, with the named arguments alone, whenever the signal is sent."""
+        self._observers = (*self._observers, observer)
+
+    def ignore(self, observer: Callable[..., None]) -> None:
+        """Call it no more."""
+        self._observers = tuple(each for each in self._observers if each != observer)
+
+    @property
+    def wanted(self) -> bool:
+        """Would anybody hear it?"""
+        return bool(self.receivers or self._observers)
+
+    def send_robust(self, sender: Any, **named: Any) -> list[tuple[Any, Any]]:
+        self._tell_observers(named)
+        return super().send_robust(sender, **named)
+
+    async def asend_robust(self, sender: Any, **named: Any) -> list[tuple[Any, Any]]:
+        self._tell_observers(named)
+        return await super().asend_robust(sender, **named)
+
+    def _tell_observers(self, named: dict[str, Any]) -> None:
+        for observer in self._observers:
+            try:
+                observer(**named)
+            except Exception:  # noqa: PERF203  # each is told, whatever became of the others
+                logger.exception("an observer of locks failed: %r", observer)
+
 
 acquired = Signal()
 busy = Signal()

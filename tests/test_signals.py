@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from asgiref.sync import sync_to_async
 
 from django_locksmith import LockBusy, LockLost, Locksmith, LockUnavailable, locksmith, signals
 from tests.servers import poll
@@ -221,3 +223,101 @@ def test_async_receivers_of_synchronous_code_in_a_task(valkey: Deployment) -> No
     finally:
         signals.acquired.disconnect(receive)
         signals.released.disconnect(receive)
+
+
+def test_observers(valkey: Deployment, face: Face) -> None:
+    """An observer hears, on the spot and by whoever acts, what a receiver hears; and no more when it is taken off."""
+    told: list[tuple[dict[str, Any], bool]] = []
+
+    def observe(**named: Any) -> None:
+        told.append((named, in_loop()))
+
+    signals.acquired.observe(observe)
+    try:
+        lease = acquire(face, "a")
+    finally:
+        signals.acquired.ignore(observe)
+    face.release(lease)
+    face.release(acquire(face, "b"))
+    ((named, looped),) = told
+    assert named.keys() == {"lease", "waited"}
+    assert named["lease"] is lease
+    assert looped is (face.name == "async")
+
+
+def in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def test_observers_of_a_loss(valkey: Deployment, face: Face) -> None:
+    """Observers hear of losses in time, too."""
+    told: list[dict[str, Any]] = []
+
+    def observe(**named: Any) -> None:
+        told.append(named)
+
+    signals.lost.observe(observe)
+    try:
+        lease = run_out(face)
+        poll(lambda: told)
+    finally:
+        signals.lost.ignore(observe)
+    assert told == [{"lease": lease, "why": "its lease of 0.05 s ran out"}]
+
+
+def test_failing_observers(valkey: Deployment, face: Face, caplog: pytest.LogCaptureFixture) -> None:
+    """An observer that fails is in the log, and changes nothing for anybody, nor for the other observers."""
+    told: list[str] = []
+
+    def fail(**named: Any) -> None:
+        raise ZeroDivisionError
+
+    def hear(**named: Any) -> None:
+        told.append("released")
+
+    for observer in (fail, hear):
+        signals.released.observe(observer)
+    try:
+        assert face.release(acquire(face, "a")) is True
+    finally:
+        for observer in (fail, hear):
+            signals.released.ignore(observer)
+    assert told == ["released"]
+    assert "ZeroDivisionError" in caplog.text
+    assert not signals.released.wanted
+
+
+def test_tasks_do_not_wait_for_threads(valkey: Deployment) -> None:
+    """A task that is observed does not stand behind what threads do for other tasks, with the lock in its hands."""
+
+    def observe(**named: Any) -> None: ...
+
+    async def scenario() -> None:
+        busy, over = threading.Event(), threading.Event()
+
+        def work() -> None:
+            busy.set()
+            assert over.wait(30)
+
+        task = asyncio.create_task(sync_to_async(work)())
+        await asyncio.to_thread(busy.wait, 10)
+
+        async def take() -> None:
+            async with locksmith("a"):
+                pass
+
+        try:
+            await asyncio.wait_for(take(), 10)
+        finally:
+            over.set()
+            await task
+
+    signals.acquired.observe(observe)
+    try:
+        asyncio.run(scenario())
+    finally:
+        signals.acquired.ignore(observe)

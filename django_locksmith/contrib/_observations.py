@@ -63,7 +63,7 @@ class Observer:
         self._sink = sink
         self.start_again()
         _observers.add(self)
-        self._receivers = (
+        self._listeners = (
             (signals.acquired, self._on_acquired),
             (signals.busy, self._on_busy),
             (signals.unavailable, self._on_unavailable),
@@ -75,13 +75,13 @@ class Observer:
 
     def start(self) -> None:
         """Listen."""
-        for signal, receiver in self._receivers:
-            signal.connect(receiver, weak=False)
+        for signal, listener in self._listeners:
+            signal.observe(listener)
 
     def stop(self) -> None:
         """Listen no more."""
-        for signal, receiver in self._receivers:
-            signal.disconnect(receiver)
+        for signal, listener in self._listeners:
+            signal.ignore(listener)
 
     def start_again(self) -> None:
         """In a forked child, which holds nothing."""
