@@ -164,7 +164,10 @@ def _look_at(server: _Server, wanted: list[tuple[str, tuple[bytes, ...]]]) -> Fi
     # Some hosts refuse INFO, others CONFIG; HELLO is open to everybody.
     greeting = {} if about else server.told(b"HELLO")
     found.identity = about.get("run_id", "")
-    found.version = about.get("redis_version") or greeting.get("version", "")
+    if not about and greeting.get("server") == "redis":  # others count their versions otherwise
+        found.version = greeting.get("version", "")
+    else:
+        found.version = about.get("redis_version", "")
     found.is_replica = (about.get("role") or greeting.get("role")) in ("slave", "replica")
     found.eviction = about.get("maxmemory_policy") or server.told(b"CONFIG", b"GET", b"maxmemory-policy").get(
         "maxmemory-policy", ""
@@ -195,7 +198,7 @@ def _trials(lock: bytes, *, cluster: bool, replicas: bool) -> list[tuple[str, tu
         ("blpop", (b"BLPOP", lock, b"0.001")),
         ("xadd", (b"XADD", lock, b"NOMKSTREAM", b"*", b"what", b"check")),
         ("xrevrange", (b"XREVRANGE", lock, b"+", b"-", b"COUNT", b"1")),
-        ("xread", (b"XREAD", b"BLOCK", b"1", b"STREAMS", lock, b"0-0")),
+        ("xread", (b"XREAD", b"STREAMS", lock + b":none", b"0-0")),
         ("eval", (b"EVAL", _NOTHING, b"1", lock)),
         ("evalsha", (b"EVALSHA", b"0" * 40, b"1", lock)),
         ("script|load", (b"SCRIPT", b"LOAD", _NOTHING)),

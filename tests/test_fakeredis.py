@@ -13,6 +13,7 @@ from django.core.management import call_command
 from django.test import override_settings
 
 from django_locksmith import LockBusy, LockLost, LockReentered, Locksmith, PopulateFailed, RetryLater, locksmith
+from django_locksmith.checks import check_servers
 from tests.conftest import Origin
 from tests.servers import poll
 
@@ -170,3 +171,8 @@ def test_single_flight_that_fails(face: Face) -> None:
         face.get(services[1], "b", default)
     # The one of the other process was told of the failure, or came so late that it asked the API itself.
     assert isinstance(others[1].exception(10), (PopulateFailed, RetryLater))
+
+
+def test_system_checks() -> None:
+    """The system checks that ask the server have nothing to say of it but that the cache is in the same database."""
+    assert [message.id for message in check_servers()] == ["locksmith.W003"]
