@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import django
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import LogEntry
@@ -122,17 +123,22 @@ class LockAdmin(Base):
 
     def _answer(self, request: HttpRequest, template: str, context: dict[str, Any]) -> TemplateResponse:
         request.current_app = self.admin_site.name
-        everywhere = self.admin_site.each_context(request)
-        context = {**everywhere, "title": _("Locks"), "subtitle": None, "opts": self.opts, **context}
-        context["everything_url"] = self._url("changelist")
-        return TemplateResponse(request, self._template(template), context)
+        everywhere = {
+            **self.admin_site.each_context(request),
+            "title": _("Locks"),
+            "subtitle": None,
+            "opts": self.opts,
+            "everything_url": self._url("changelist"),
+            "list_url": self._url("changelist", request),
+            "breadcrumbs_in_list": django.VERSION >= (6, 1),  # its style sheets know no others
+        }
+        return TemplateResponse(request, self._template(template), {**everywhere, **context})
 
     def _list(self, request: HttpRequest) -> dict[str, Any]:
         context = {
             "may_release": self.has_release_permission(request),
             "checkbox": ACTION_CHECKBOX_NAME,
             "refresh_every": self.refresh_every,
-            "list_url": self._url("changelist", request),
             "history_url": self._url("history"),
             "part_url": self._url("part", request),
             "release_url": self._url("release", request),
@@ -163,7 +169,11 @@ class LockAdmin(Base):
         self._admit(request)
         kind = ContentType.objects.get_for_model(self.model, for_concrete_model=False)
         entries = LogEntry.objects.filter(content_type=kind).select_related("user").order_by("-action_time", "-pk")
-        context = {"title": _("Releases by force"), **self._page(request, entries)}
+        context = {
+            "title": _("Releases by force"),
+            "list_url": self._url("changelist"),
+            **self._page(request, entries),
+        }
         return self._answer(request, "history", context)
 
     # ---- releasing
@@ -201,7 +211,6 @@ class LockAdmin(Base):
             "title": _("Are you sure?"),
             "rows": held,
             "checkbox": ACTION_CHECKBOX_NAME,
-            "list_url": self._url("changelist", request),
             "release_url": self._url("release", request),
         }
         return self._answer(request, "release_confirmation", context)

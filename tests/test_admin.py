@@ -402,6 +402,17 @@ def test_part_is_a_part(valkey: Deployment, admin_client: Client) -> None:
     assert "no-store" in response["Cache-Control"]
 
 
+def test_other_languages(valkey: Deployment, admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where numbers are written in another way, the page writes those for people so, and those for its script not."""
+    monkeypatch.setattr(LockAdmin, "refresh_every", 2.5)
+    hold("a")
+    with override_settings(LANGUAGE_CODE="de", USE_THOUSAND_SEPARATOR=True):
+        page = admin_client.get(LIST)
+    assert 'data-every="2.5"' in page.content.decode()
+    assert re.search(r"\b0,\d s", rows(page)[0])
+    assert "Suchen" in page.content.decode()
+
+
 # ---- trouble
 
 
@@ -581,6 +592,7 @@ def test_release_by_get(valkey: Deployment, admin_client: Client) -> None:
     (value,) = boxes(admin_client.get(LIST))
     response = admin_client.get(RELEASE, {BOX: value, "confirmed": "yes"})
     assert response["Location"].startswith(LIST)
+    assert said(response) == []
     assert held_now() == ["a"]
 
 

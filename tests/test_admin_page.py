@@ -136,6 +136,7 @@ def visit(
         visited.tab.fill("[name=username]", admin_user.username)
         visited.tab.fill("[name=password]", "password")
         visited.tab.click("[type=submit]")
+        visited.tab.wait_for_selector("#locksmith-pause", state="visible" if javascript else "attached")
         return visited
 
     yield open_page
