@@ -32,6 +32,7 @@ from .exceptions import (
     LockUnavailable,
     PopulateFailed,
     RetryLater,
+    StaleFence,
 )
 from .lease import Lease
 from .lock import Lock
@@ -52,6 +53,7 @@ __all__ = [
     "PopulateFailed",
     "RetryLater",
     "Skipped",
+    "StaleFence",
     "locksmith",
     "single_flight",
 ]

@@ -10,7 +10,7 @@ from redis import exceptions as redis_errors
 
 from .exceptions import ServerTrouble
 from .records import NO_REPLY
-from .wires import SPOILED, Bell, Line, Wires
+from .wires import REDIS_ERRORS, SPOILED, Bell, Line, Wires
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -153,7 +153,7 @@ class AsyncWires(Wires):
         if self.deployment.cluster and isinstance(explained, ServerTrouble):
             try:
                 await asyncio.to_thread(self.deployment.changed)
-            except redis_errors.RedisError:
+            except REDIS_ERRORS:
                 pass  # nobody knows yet; the next try will ask again
         return explained
 

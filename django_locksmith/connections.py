@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 from abc import ABC, abstractmethod
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from importlib import import_module
 from inspect import Parameter, signature
 from math import inf
@@ -30,6 +30,8 @@ from redis.cluster import RedisCluster
 from .names import slot_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from redis.asyncio.connection import AbstractConnection as AsyncConnection
     from redis.cluster import ClusterNode
     from redis.connection import ConnectionPool
@@ -210,10 +212,15 @@ class Cluster(Deployment):
 
     cluster = True
 
-    def __init__(self, client: RedisCluster) -> None:
-        self._client = client
+    def __init__(self, connect: Callable[[], RedisCluster]) -> None:
+        self._connect = connect
         self._nodes: dict[str, Node] = {}
         self._asking = threading.Lock()
+
+    @cached_property
+    def _client(self) -> RedisCluster:
+        # A cluster that is down at the first use is asked again at the next: its client wants to see it to be made.
+        return self._connect()
 
     def _node(self, cluster_node: ClusterNode) -> Node:
         name = str(cluster_node.name)
@@ -239,12 +246,17 @@ class Cluster(Deployment):
 def open_deployment(where: str) -> Deployment:
     """What `LOCKSMITH["REDIS"]` names: an alias of CACHES, or a URL.
 
-    Raises `ImproperlyConfigured` that says what to change. A single server is not contacted yet; a cluster is.
+    Raises `ImproperlyConfigured` that says what to change. A single server is not contacted yet; a cluster is, but may
+    be down.
     """
     if "://" in where:
         return _open_url(where)
-    client = _cache_for(where).client.get_client(write=True)
-    return Cluster(client) if isinstance(client, RedisCluster) else OneServer(client.connection_pool)
+    make_client = partial(_cache_for(where).client.get_client, write=True)
+    try:
+        client = make_client()
+    except redis_errors.RedisClusterException:
+        return Cluster(make_client)
+    return Cluster(lambda: client) if isinstance(client, RedisCluster) else OneServer(client.connection_pool)
 
 
 def check_deployment(where: str) -> None:
@@ -299,7 +311,9 @@ def _open_url(url: str) -> Deployment:
         return _memories.get(url) or _memories.setdefault(url, Memory())
     try:
         if scheme.endswith("+cluster"):
-            return Cluster(RedisCluster.from_url(url.replace("+cluster", "", 1)))
+            url = url.replace("+cluster", "", 1)
+            connection.parse_url(url)  # type: ignore[no-untyped-call]  # says now what is wrong with the URL
+            return Cluster(partial(RedisCluster.from_url, url))
         return OneServer(connection.ConnectionPool.from_url(url))
     except ValueError as error:
         raise ImproperlyConfigured(f"LOCKSMITH['REDIS'] is not a usable URL: {error}") from error

@@ -13,7 +13,7 @@ from redis import exceptions as redis_errors
 from .connections import is_open
 from .exceptions import ServerTrouble
 from .records import NO_REPLY
-from .wires import SILENCE, SPOILED, Bell, Line, Wires
+from .wires import REDIS_ERRORS, SILENCE, SPOILED, Bell, Line, Wires
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -98,7 +98,7 @@ class SyncWires(Wires):
         if self.deployment.cluster and isinstance(explained, ServerTrouble):
             try:
                 self.deployment.changed()
-            except redis_errors.RedisError:
+            except REDIS_ERRORS:
                 pass  # nobody knows yet; the next try will ask again
         return explained
 

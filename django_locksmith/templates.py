@@ -20,7 +20,8 @@ def key_maker(template: str, function: Callable[..., Any]) -> Callable[[tuple[An
     name = dotted_name(function)
     if not template:
         return lambda args, kwargs: name
-    signature = inspect.signature(function)
+    # What method_decorator makes of a method is a partial that says it wraps the function; but `self` is bound in it.
+    signature = inspect.signature(function, follow_wrapped=not isinstance(function, functools.partial))
     rest = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
     for root in roots_of(template, name):
         if root not in signature.parameters and (rest is None or not root):
@@ -42,9 +43,16 @@ def key_maker(template: str, function: Callable[..., Any]) -> Callable[[tuple[An
 
 
 def dotted_name(function: Callable[..., Any]) -> str:
-    """Where a function is defined, as `package.module.name`; of a `partial`, its function's."""
+    """Where a function is defined, as `package.module.name`; of a `partial`, its function's.
+
+    Of a bound method it is the class that it is called on, which need not be the one that defines it.
+    """
     while isinstance(function, functools.partial):
         function = function.func
+    if inspect.ismethod(function):
+        owner = function.__self__
+        owner = owner if isinstance(owner, type) else type(owner)
+        return f"{owner.__module__}.{owner.__qualname__}.{function.__name__}"
     kind = function if hasattr(function, "__qualname__") else type(function)
     return f"{kind.__module__}.{kind.__qualname__}"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -28,7 +26,7 @@ class ViewKey:
 
     def __init__(self, key: str | Callable[..., str | None] | None, view: Callable[..., Any]) -> None:
         self._key = key
-        self._name = name_of_view(view)
+        self._name = dotted_name(view)
         if isinstance(key, str):
             self._roots = set(roots_of(key, self._name))
             self.template = key
@@ -65,16 +63,6 @@ class ViewKey:
             raise ValueError(
                 f"the key {self._key!r} of {self._name} cannot be made: {error!r}; a key may name {has}"
             ) from error
-
-
-def name_of_view(view: Callable[..., Any]) -> str:
-    """A view's dotted name; of a method, the name in the class that it is called on, and not that it is defined in."""
-    while isinstance(view, partial):  # as method_decorator gives it
-        view = view.func
-    if inspect.ismethod(view):
-        kind = type(view.__self__)
-        return f"{kind.__module__}.{kind.__qualname__}.{view.__name__}"
-    return dotted_name(view)
 
 
 def user_of(request: HttpRequest) -> Any:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+REDIS_ERRORS = (redis_errors.RedisError, redis_errors.RedisClusterException)  # the second is none of the first
 SILENCE = (redis_errors.TimeoutError, asyncio.TimeoutError, TimeoutError)
 _PASSING = (
     redis_errors.ConnectionError,
@@ -115,7 +116,7 @@ class Wires(ABC):
         """The server that owns this key."""
         try:
             return self.deployment.node_for(lock)
-        except redis_errors.RedisError as error:
+        except REDIS_ERRORS as error:
             raise self.explain(error, lock) from error
 
     def explain(self, error: BaseException, lock: bytes) -> BaseException:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 class Proxy:
     """Forwards to `port`. Each rule is asked for each piece of data that passes."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, at: int = 0) -> None:
         self._target = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", at))
         self.port: int = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = []
         self._cut: Callable[[bytes], bool] | None = None
@@ -97,8 +97,8 @@ def _close(sock: socket.socket) -> None:
 
 
 @contextmanager
-def proxy_to(port: int) -> Iterator[Proxy]:
-    proxy = Proxy(port)
+def proxy_to(port: int, at: int = 0) -> Iterator[Proxy]:
+    proxy = Proxy(port, at)
     try:
         yield proxy
     finally:

@@ -12,6 +12,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from django.test import RequestFactory
+from django.utils.decorators import method_decorator
+from django.views import View
 from kombu.utils.json import dumps, loads
 
 from django_locksmith import LockBusy, LockLost, Skipped, locksmith
@@ -451,6 +454,34 @@ def test_redis_goes_down_in_the_body(
     ours = [record for record in caplog.records if record.name.startswith("django_locksmith")]
     assert [record.levelname for record in ours] == ["WARNING"]
     assert "the lock 'a' could not be released and ends with its lease" in ours[0].getMessage()
+
+
+class Base(View):
+    def dispatch(self, request: object, *args: Any, **kwargs: Any) -> Any:
+        return [info.key for info in locksmith.locks()]
+
+
+@method_decorator(locksmith("order:{pk}"), name="dispatch")
+class ByTemplate(Base):
+    pass
+
+
+@method_decorator(locksmith(), name="dispatch")
+class OneOfTwo(Base):
+    pass
+
+
+@method_decorator(locksmith(), name="dispatch")
+class TheOther(Base):
+    pass
+
+
+def test_class_based_views(valkey: Deployment) -> None:
+    """By `method_decorator`: a template over the arguments of the call; without one, each class has its own lock."""
+    request = RequestFactory().get("/")
+    assert ByTemplate.as_view()(request, pk=7) == ["order:7"]
+    assert OneOfTwo.as_view()(request, pk=7) == [f"{__name__}.OneOfTwo.dispatch"]
+    assert TheOther.as_view()(request, pk=7) == [f"{__name__}.TheOther.dispatch"]
 
 
 def test_skipped_result_can_be_stored() -> None:

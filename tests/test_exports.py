@@ -23,6 +23,7 @@ def test_all_is_pinned() -> None:
         "PopulateFailed",
         "RetryLater",
         "Skipped",
+        "StaleFence",
         "locksmith",
         "single_flight",
     ]
@@ -41,4 +42,4 @@ def test_signals_are_pinned() -> None:
     from django_locksmith import signals
 
     found = {name for name, value in vars(signals).items() if isinstance(value, Signal)}
-    assert found == {"acquired", "busy", "cleared", "flight", "lost", "released"}
+    assert found == {"acquired", "busy", "cleared", "flight", "lost", "released", "unavailable"}

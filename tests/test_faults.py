@@ -404,6 +404,24 @@ def test_turned_out_of_the_queue(deployment: Deployment, face: Face, service: Lo
     face.release(following)
 
 
+@pytest.mark.parametrize("named_by", ["url", "alias"])
+def test_cluster_that_is_down_at_first(started: Any, face: Face, named_by: str) -> None:
+    """A cluster that is down when it is first wanted is unavailable, no worse; values are computed; later it serves."""
+    port = servers.free_port()
+    down, up = f"redis+cluster://127.0.0.1:{port}", started("cluster").server
+    cache = alias(down.replace("+cluster", ""), CONNECTION_FACTORY="tests.conftest.ClusterFactory")
+    values = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": f"{port}"}
+    with override_settings(CACHES={"default": values, "locks": cache}):
+        service = Locksmith(redis=down if named_by == "url" else "locks")
+        with pytest.raises(LockUnavailable):
+            face.acquire(service("a", blocking=False))
+        assert face.get(service, "a", face.populate(lambda: 1), 60) == 1
+        with proxy_to(up.port, port):  # the node that was named comes up, and knows the others
+            lease = face.acquire(service("a", blocking_timeout=10))
+            assert lease is not None
+            face.release(lease)
+
+
 def test_many_requests_at_once(valkey: Deployment) -> None:
     """A burst of tasks on different keys shares a bounded number of connections, and every one is served."""
     import asyncio
