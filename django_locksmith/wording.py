@@ -1,0 +1,30 @@
+"""How locks are put into words for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .records import LockInfo
+
+
+def describe(lock: LockInfo) -> str:
+    """Who holds it, in a word."""
+    holder = lock.holder
+    if holder is None:
+        return "(being handed over)"
+    if not holder.host:
+        return "(set by other software)"
+    return printable(f"{holder.host}:{holder.pid}:{holder.thread}")
+
+
+def printable(text: str) -> str:
+    """A key may hold anything; a terminal must not be told what to do by it."""
+    return text if text and text.isprintable() and text == text.strip() else repr(text)
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Rows in aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)
