@@ -5,7 +5,8 @@
 A script of its own, for the standard library alone, which `locksmith_run` starts by its path. It starts COMMAND in a
 process group of its own and stops it (SIGTERM, GRACE seconds later SIGKILL) so that nothing of the group is alive at
 DEADLINE, on the clock of `time.monotonic()` that all processes of a machine share; at once when told that the lock is
-lost; and at once when the socket closes, for then whoever held the lock is dead. That rule stands here alone.
+lost; and at once when the socket closes, for then whoever held the lock is dead. (For the case that the warden dies, or
+hangs, itself, `management/ward.py` has the same times.)
 
 SOCKET is the number of an inherited descriptor. Lines heard: `until DEADLINE`, `signal NUMBER`, `lost`. Lines said:
 `started PID`, then `ended CODE` or `failed ERRNO`, then `over WHY` when the whole group is gone; WHY it was stopped is
@@ -240,6 +241,7 @@ def _prctl(option: int, value: int) -> None:
 def main(socket: str, deadline: str, grace: str, *command: str) -> None:
     # Blocked for good: systemd, say, sends SIGTERM to every process of a service, and the warden has yet work to do.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     Warden(int(socket), float(deadline), float(grace)).run(list(command))
 
 
