@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from django_locksmith import LockInfo
+    from .records import LockInfo
 
 _LONGEST = 300
 _HEAD, _TAIL = 200, 60
@@ -31,3 +31,10 @@ def shortened(text: str) -> str:
     if len(text) <= _LONGEST:
         return text
     return f"{text[:_HEAD]} … {text[-_TAIL:]}"
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Rows in aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)

@@ -2,56 +2,82 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+import os
+import platform
+import pwd
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from django_locksmith import LockUnavailable, locksmith
-from django_locksmith.wording import describe, printable
+
+from ...wording import describe, printable
+from .. import common
 
 if TYPE_CHECKING:
     from django.core.management.base import CommandParser
 
     from django_locksmith import LockInfo
 
+logger = logging.getLogger("django_locksmith.clear")
 
-class Command(BaseCommand):
+
+class Command(common.Command):
     help = (
         "Takes locks from their holders and lets their waiters go on. A holder that is alive is not stopped by it: it"
-        " learns of the loss when it next renews, extends or releases."
+        " learns of the loss when it next renews, extends or releases. Each lock cleared is logged as a WARNING of"
+        " django_locksmith.clear, with the user of the operating system."
     )
-    requires_system_checks: list[str] = []  # noqa: RUF012  # Django's own declaration
+    exit_codes: ClassVar = {
+        "0": "all of them were cleared; or --dry-run, and there are some",
+        "1": "none of them is held; or the answer was not yes",
+        "2": "wrong usage",
+        "3": "some were not cleared, because they were released or in other hands meanwhile",
+        "69": "Redis gave no usable answer; what had been cleared before is cleared",
+    }
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("keys", nargs="*", metavar="KEY", help="keys of the locks to clear")
         parser.add_argument("--pattern", help="clear the locks whose keys match this shell pattern")
         parser.add_argument("--all", action="store_true", help="clear every lock of this project")
+        common.add_owner(parser)
+        parser.add_argument(
+            "--token",
+            help="only the lock that is held by this token, or one that begins with it and a |, as --json lists them",
+        )
         parser.add_argument("--yes", action="store_true", help="do not ask")
         parser.add_argument("--dry-run", action="store_true", help="only say what would be cleared")
 
-    def handle(self, *args: Any, keys: list[str], pattern: str | None, **options: Any) -> None:
-        if [bool(keys), pattern is not None, options["all"]].count(True) != 1:
-            raise CommandError("Say which locks to clear: by KEY..., by --pattern, or --all of them.", returncode=2)
+    def handle(self, *args: Any, **options: Any) -> None:
+        _check(options)
+        cleared: list[LockInfo] = []
         try:
-            locks = _find(keys, "*" if options["all"] else pattern)
+            locks = _find(options)
             if not locks:
                 raise CommandError("None of these locks is held.")
             for lock in locks:
                 self.stdout.write(f"{printable(lock.key)}  held by {describe(lock)}, {lock.waiters} waiting")
             if options["dry_run"]:
-                self.stdout.write(f"{_count(locks)} would be cleared.")
+                self.stdout.write(f"{common.count(locks)} would be cleared.")
                 return
             if not options["yes"]:
                 self._ask(locks)
-            cleared = locksmith.clear(*locks)
+            for lock in locks:
+                if locksmith.clear(lock):
+                    cleared.append(lock)
+                    _log(lock)
         except LockUnavailable as error:
-            raise CommandError(f"Nothing more can be cleared: {error}", returncode=69) from error  # EX_UNAVAILABLE
-        self.stdout.write(f"{_count(cleared)} cleared.")
+            before = f" ({common.count(cleared)} cleared before)" if cleared else ""
+            raise CommandError(
+                f"Nothing more can be cleared{before}: {error}", returncode=common.UNAVAILABLE
+            ) from error
+        self.stdout.write(f"{common.count(cleared)} cleared.")
         self._name_the_others(locks, cleared)
 
     def _ask(self, locks: list[LockInfo]) -> None:
         try:
-            answer = input(f"Take {_count(locks)} from the holders? [y/N] ")
+            answer = input(f"Take {common.count(locks)} from the holders? [y/N] ")
         except EOFError:
             raise CommandError("Nobody answers; use --yes where nobody can be asked.") from None
         if answer.strip().lower() not in ("y", "yes"):
@@ -64,15 +90,53 @@ class Command(BaseCommand):
             raise CommandError(f"Not cleared, because released or in other hands meanwhile: {names}", returncode=3)
 
 
-def _find(keys: list[str], pattern: str | None) -> list[LockInfo]:
-    if pattern is not None:
-        return locksmith.locks(pattern)
+def _check(options: dict[str, Any]) -> None:
+    ways = [bool(options["keys"]), options["pattern"] is not None, options["all"]].count(True)
+    if ways > 1 or (not ways and options["owner"] is None and options["token"] is None):
+        raise CommandError(
+            "Say which locks to clear: by KEY..., by --pattern, or --all of them; or those of an --owner or a --token.",
+            returncode=2,
+        )
+    if options["token"] == "":
+        raise CommandError("--token must not be empty: locksmith_list --json has the tokens.", returncode=2)
+
+
+def _find(options: dict[str, Any]) -> list[LockInfo]:
+    if options["keys"]:
+        try:
+            found = [locksmith.info(key) for key in dict.fromkeys(options["keys"])]
+        except ValueError as error:
+            raise CommandError(str(error), returncode=2) from error
+        locks = [info for info in found if info is not None]
+    else:
+        locks = locksmith.locks("*" if options["pattern"] is None else options["pattern"])
+    token = options["token"]
+    return [lock for lock in common.owned_by(locks, options["owner"]) if token is None or _has(lock, token)]
+
+
+def _has(lock: LockInfo, token: str) -> bool:
+    return lock.holder is not None and token in (lock.holder.token, lock.holder.token.partition("|")[0])
+
+
+def _log(lock: LockInfo) -> None:
+    holder = lock.holder
+    assert holder is not None  # between two holders there is nobody to take it from
+    user = _user()
+    logger.warning(
+        "%s cleared the lock %r, held by %s with the token %r",
+        user,
+        lock.key,
+        printable(str(holder)),
+        holder.token.partition("|")[0],
+        extra={"lock_key": lock.key, "lock_holder": str(holder), "user": user},
+    )
+
+
+def _user() -> str:
+    """Who runs this, as the operating system knows it, and not the environment that anybody can set."""
+    number = os.getuid()
     try:
-        found = [locksmith.info(key) for key in dict.fromkeys(keys)]
-    except ValueError as error:
-        raise CommandError(str(error), returncode=2) from error
-    return [info for info in found if info is not None]
-
-
-def _count(locks: list[LockInfo]) -> str:
-    return "1 lock" if len(locks) == 1 else f"{len(locks)} locks"
+        name = pwd.getpwuid(number).pw_name
+    except KeyError:
+        name = f"uid {number}"
+    return f"{name}@{platform.node()}"

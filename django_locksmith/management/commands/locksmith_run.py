@@ -1,0 +1,304 @@
+"""manage.py locksmith_run: run a command while holding a lock, one at a time in the whole fleet."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import re
+import signal
+import threading
+from contextlib import contextmanager
+from itertools import takewhile
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.core.management.base import CommandError
+
+from django_locksmith import LockBusy, LockLost, LockUnavailable, locksmith
+
+from ...warden import SIGNALS
+from ...wording import printable
+from .. import common
+from ..ward import Ward
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from django.core.management.base import CommandParser
+
+    from django_locksmith import Lease, Lock
+
+    from ..ward import End
+
+NO_PROCESS, BUSY, LOST = 71, 75, 76
+_DEFAULT_GRACE = 10.0
+_CAPPED_BY = 0.5
+"""Seconds by which a last deadline may lie before the end of --max-hold, which it was shortened to."""
+
+
+class Command(common.Command):
+    help = (
+        "Runs a command while holding a lock, which is renewed for as long as it runs. If the lock is lost, or this"
+        " process is killed, the command is stopped before Redis lets another one in."
+    )
+    exit_codes: ClassVar = {
+        "CODE": "that of the command",
+        "128+N": "the command, or the wait for the lock, was ended by signal N",
+        "2": "wrong usage",
+        "69": "Redis gave no usable answer; the command was not started",
+        "71": "no process could be had for the command, or its warden was killed",
+        "75": "the lock is busy (--busy-exit-code); the command was not started",
+        "76": "the lock was lost, or --max-hold is over, and the command stopped; or it had ended with 0 meanwhile",
+        "126": "the command cannot be executed",
+        "127": "the command was not found",
+    }
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.usage = "%(prog)s KEY [options] -- COMMAND [ARGUMENT ...]"
+        parser.add_argument("key", metavar="KEY", help="key of the lock")
+        parser.add_argument(
+            "command",
+            nargs=argparse.PARSER,
+            metavar="COMMAND [ARGUMENT ...]",
+            help="what to run, without a shell; say -- before it, or Django takes some of its options for its own",
+        )
+        parser.add_argument(
+            "--wait",
+            type=_wait,
+            default=0.0,
+            metavar="SECONDS",
+            help="how long to wait for the lock; 'forever' to wait without limit (default: do not wait)",
+        )
+        parser.add_argument(
+            "--timeout",
+            type=common.seconds,
+            metavar="SECONDS",
+            help="the lease: how long others are blocked if this machine dies (default: LOCKSMITH['TIMEOUT'])",
+        )
+        parser.add_argument(
+            "--max-hold",
+            type=common.seconds,
+            metavar="SECONDS",
+            help="how long the command may run, to be stopped then (default: LOCKSMITH['MAX_HOLD'])",
+        )
+        parser.add_argument(
+            "--grace",
+            type=common.seconds,
+            default=_DEFAULT_GRACE,
+            metavar="SECONDS",
+            help="time between SIGTERM and SIGKILL for a command that is stopped;"
+            " a third of the lease at most (default: %(default)g)",
+        )
+        parser.add_argument(
+            "--busy-exit-code",
+            type=_exit_code,
+            default=BUSY,
+            metavar="CODE",
+            help="exit code where the lock is busy; 0 also says nothing about it (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--label", default="", help="who this is, for locksmith_list (default: the command's first words)"
+        )
+
+    def handle(self, *args: Any, key: str, command: list[str], **options: Any) -> None:
+        if command[:1] == ["--"]:
+            command = command[1:]  # Pythons differ in whether they leave it
+        if not command:
+            raise CommandError("Say which command to run: KEY -- COMMAND [ARGUMENT ...]", returncode=2)
+        signals = _Signals()
+        wards: list[Ward] = []
+
+        def on_lost(lease: Lease) -> None:
+            for ward in wards:  # if there is none yet, it will find out by itself
+                ward.lost()
+
+        try:
+            lock = locksmith(
+                key,
+                blocking_timeout=options["wait"],
+                renew=True,
+                on_lost=on_lost,
+                label=options["label"] or _label(command),
+                **{name: options[name] for name in ("timeout", "max_hold") if options[name] is not None},
+            )
+        except (TypeError, ValueError) as error:
+            raise CommandError(str(error), returncode=2) from error
+        with signals.handled():
+            lease = self._take(lock, signals, options)
+            if lease is not None:
+                self._run(lease, command, wards, signals, options["grace"])
+
+    def _take(self, lock: Lock, signals: _Signals, options: dict[str, Any]) -> Lease | None:
+        try:
+            # Not by `with`: what becomes of its release, this command says itself.
+            lease = lock.__enter__()
+            signals.hold()
+        except _Interrupted as interrupted:
+            _release_if_held(lock)
+            raise SystemExit(128 + interrupted.number) from None
+        except LockBusy as busy:
+            text = _explain(busy)
+            if options["busy_exit_code"]:
+                raise CommandError(text, returncode=options["busy_exit_code"]) from busy
+            if options["verbosity"] > 1:
+                self.stderr.write(text)
+            return None
+        except LockUnavailable as error:
+            raise CommandError(
+                f"Whether the lock is free is not known, and nothing was run: {error}", returncode=common.UNAVAILABLE
+            ) from error
+        return lease
+
+    def _run(self, lease: Lease, command: list[str], wards: list[Ward], signals: _Signals, grace: float) -> None:
+        environment = {**os.environ, "LOCKSMITH_KEY": lease.key, "LOCKSMITH_FENCE": str(lease.fence)}
+        try:
+            ward = Ward(command, environment, lease, min(grace, lease.timeout / 3))
+        except BaseException as error:
+            self._give_back(lease)
+            if isinstance(error, OSError):
+                raise CommandError(f"The command was not started: {error}", returncode=NO_PROCESS) from error
+            raise
+        wards.append(ward)
+        signals.forward_to(ward)
+        self._report(command, lease, ward.watch())
+
+    def _report(self, command: list[str], lease: Lease, end: End) -> None:
+        name = printable(lease.key)
+        stopped = _why(lease, end)
+        if end.gone:
+            loss = self._give_back(lease)
+        else:
+            lease.disown()  # renewed no more, but not given to others either while the command may be alive
+            loss = None
+            self.stderr.write(f"The command could not be stopped; the lock {name} is left to end with its lease.")
+        if stopped:
+            raise CommandError(
+                f"{stopped}; the command was stopped.", returncode=NO_PROCESS if end.stopped == "warden" else LOST
+            )
+        if end.failed is not None:
+            raise CommandError(
+                f"{printable(command[0])} was not started: {os.strerror(end.failed)}",
+                returncode=_start_code(end.failed),
+            )
+        if loss is not None:
+            text = f"The lock {name} was lost while the command ran; others may have run at the same time"
+            if not end.code:
+                raise CommandError(f"{text}.", returncode=LOST)
+            self.stderr.write(f"{text}. The command itself ended with {end.code}.")
+        if end.code:
+            raise SystemExit(end.code)
+
+    def _give_back(self, lease: Lease) -> LockLost | None:
+        try:
+            lease.release()
+        except LockLost as loss:
+            return loss
+        except LockUnavailable as error:
+            self.stderr.write(
+                f"The lock {printable(lease.key)} could not be released, and ends with its lease of"
+                f" {lease.timeout:g} s: {error}"
+            )
+        return None
+
+
+class _Interrupted(BaseException):
+    """A signal came while we waited for the lock."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class _Signals:
+    """What becomes of signals: they end the wait for the lock; then they are the command's."""
+
+    def __init__(self) -> None:
+        self._waiting = True
+        self._early: list[int] = []
+        self._ward: Ward | None = None
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle them within this block; those that are ignored stay so. Only the main thread can."""
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    before[number] = signal.signal(number, self._handle)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def hold(self) -> None:
+        """We have the lock: keep what comes for the command."""
+        self._waiting = False
+
+    def forward_to(self, ward: Ward) -> None:
+        """There is the command."""
+        self._ward = ward
+        for number in self._early:
+            ward.signal(number)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._ward is not None:
+            self._ward.signal(number)
+        elif not self._waiting:
+            self._early.append(number)
+        elif number not in (signal.SIGUSR1, signal.SIGUSR2):  # these mean something to the command only
+            self._waiting = False  # once is enough: what is cleaned up now is not to be interrupted
+            raise _Interrupted(number)
+
+
+def _release_if_held(lock: Lock) -> None:
+    """The signal may have come just after the grant."""
+    try:
+        lock.release()
+    except (LockLost, LockUnavailable):
+        pass  # there was none, as a rule; or it ends with its lease
+
+
+def _explain(busy: LockBusy) -> str:
+    by = printable(str(busy.holder)) if busy.holder else "somebody"
+    left = "" if busy.retry_after is None else f"; unless it renews, its lease ends in {busy.retry_after:.1f} s"
+    return f"The lock {printable(busy.key)} is held by {by}{left}."
+
+
+def _why(lease: Lease, end: End) -> str:
+    """Why the command was stopped; "" if it was not."""
+    name = printable(lease.key)
+    if not end.stopped:
+        return ""
+    if end.stopped == "warden":
+        return f"The warden of the command was killed, or hung, under the lock {name}"
+    if lease.hold_until - lease.deadline < _CAPPED_BY:
+        return f"The time to hold the lock {name} (--max-hold, or LOCKSMITH['MAX_HOLD']) is over"
+    try:
+        lease.ensure_held()
+    except LockLost as loss:
+        return f"The lock {name} was lost ({loss.why})"
+    return f"The lease of {lease.timeout:g} s of the lock {name} could not be renewed in time"
+
+
+def _start_code(failure: int) -> int:
+    if failure in (errno.EAGAIN, errno.ENOMEM):
+        return NO_PROCESS
+    return 127 if failure in (errno.ENOENT, errno.ENOTDIR) else 126
+
+
+def _label(command: list[str]) -> str:
+    """Its first words, up to what may be an option, a URL, or a secret."""
+    words = takewhile(re.compile(r"[\w.][\w.,/-]*").fullmatch, command[1:3])
+    return " ".join([PurePath(command[0]).name, *words])
+
+
+def _wait(text: str) -> float | None:
+    return None if text == "forever" else common.seconds(text)
+
+
+def _exit_code(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 255:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an exit code, from 0 to 255")
+    return int(text)
