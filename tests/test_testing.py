@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -87,18 +88,26 @@ def test_memory_outlives_settings_and_has_no_replicas(face: Face) -> None:
     assert face.release(lease)
 
 
+def succeeds_in_a_forked_child(service: Locksmith, work: Callable[[], object]) -> bool:
+    """Fork while another thread, so to speak, is using the server in memory; does the work give something true?"""
+    server = service.workshop().deployment().nodes()[0]._settings["server"]
+    with server.lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # rather than to hang
+            code = 1
+            try:
+                code = 7 if work() else 1
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
 @override_settings(LOCKSMITH={"REDIS": "memory://forked"})
 def test_memory_of_a_forked_child() -> None:
     """A forked child has a memory of its own, which works, even if a thread of its parent was using the parent's."""
-    service = Locksmith()
-    deployment = service.workshop().deployment()
-    server = deployment.nodes()[0]._pool.connection_kwargs["server"]
-    with service("a"), server.lock:  # as another thread has it, in the middle of a command
-        child = os.fork()
-        if child == 0:  # pragma: no cover
-            lease = service("a").acquire(blocking=False)
-            os._exit(7 if lease and lease.release() else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    with locksmith("a"):
+        assert succeeds_in_a_forked_child(locksmith, lambda: locksmith("a").acquire(blocking=False))
 
 
 @pytest.mark.parametrize("missing", ["fakeredis", "lupa"])
@@ -443,13 +452,12 @@ def test_busy_is_cleared(face: Face) -> None:
 
 
 def test_busy_in_a_forked_child() -> None:
-    """Busy keys are busy in a forked child, too."""
+    """In a forked child locks are in memory, too, and busy keys busy."""
     with override_locks(busy=["a"]):
         assert locksmith("a").acquire() is None
-        child = os.fork()
-        if child == 0:  # pragma: no cover
-            os._exit(7 if locksmith("a").acquire() is None and locksmith("b").acquire() else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert succeeds_in_a_forked_child(
+            locksmith, lambda: locksmith("b").acquire() and locksmith("a").acquire() is None
+        )
 
 
 # ---- lose_now
@@ -460,9 +468,15 @@ def test_busy_in_a_forked_child() -> None:
 def test_lose_now(face: Face, by_key: bool) -> None:
     """A lease that is lost now is so for everybody: for its holder, for who is told, in Redis, and for the next."""
     told: list[Any] = []
+    pause = threading.Event()
 
     def hear(lease: Lease, why: str, **named: Any) -> None:
+        pause.wait(0.05)  # takes its time
         told.append((lease, why))
+
+    def on_lost(lease: Lease) -> None:
+        pause.wait(0.1)
+        told.append(lease)
 
     def body(lease: Lease) -> None:
         lose_now("a" if by_key else lease)
@@ -482,7 +496,7 @@ def test_lose_now(face: Face, by_key: bool) -> None:
     signals.lost.connect(hear)
     try:
         with pytest.raises(LockLost, match="its lease of 120 s ran out"):
-            face.within(locksmith("a", on_lost=told.append), body)
+            face.within(locksmith("a", on_lost=on_lost), body)
     finally:
         signals.lost.disconnect(hear)
     assert len(told) == 2
@@ -543,9 +557,14 @@ def test_lose_what_is_not_held(face: Face) -> None:
     assert face.release(lease)
     with pytest.raises(AssertionError, match=r"<Lease of 'a': over.*cannot be lost"):
         lose_now(lease)
+    unaware = acquire(face, "c")
+    assert face.clear(locksmith, "c")
+    with pytest.raises(AssertionError, match="nobody in this process holds 'c'"):
+        lose_now("c")
     with pytest.raises(TypeError, match="a Lease or a key, not 7"):
         lose_now(7)  # type: ignore[arg-type]
     assert kept.held
+    assert unaware.held, "nobody has told it"
 
 
 @pytest.mark.usefixtures("anywhere")
