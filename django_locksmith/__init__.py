@@ -7,7 +7,7 @@
 
 The way in, for readers of the code (imports point down only, tests/test_layers.py proves it):
 
-    edge     apps.py  checks.py  survey.py  management/     Django's own places
+    edge     apps.py  checks.py  survey.py  management/  warden.py  Django's own places
              decorators.py  middleware.py  view_keys.py  answers.py
              admin.py  overview.py  models.py  wording.py
              contrib/  testing.py  pytest_plugin.py        other people's software

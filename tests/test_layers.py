@@ -23,6 +23,7 @@ LAYERS = {
         "admin",
         "overview",
         "models",
+        "warden",
         "wording",
         "contrib",
         "pytest_plugin",

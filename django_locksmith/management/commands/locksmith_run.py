@@ -133,7 +133,7 @@ class Command(common.Command):
     def _take(self, lock: Lock, signals: _Signals, options: dict[str, Any]) -> Lease | None:
         try:
             # Not by `with`: what becomes of its release, this command says itself.
-            lease = lock.__enter__()
+            lease = lock.take()
             signals.hold()
         except _Interrupted as interrupted:
             _release_if_held(lock)
