@@ -46,7 +46,7 @@ app.conf.update(
     worker_prefetch_multiplier=1,
 )
 huey = RedisHuey("queue_project", url=QUEUES)
-there = redis.Redis.from_url(QUEUES, decode_responses=True)
+there = redis.Redis.from_url(QUEUES, decode_responses=True, socket_timeout=None)  # redis-py 8 would wait for 5 s
 
 
 def meet_the_test(key: str) -> None:
@@ -141,15 +141,15 @@ def is_resumed(self: Any, key: str) -> str:
     return "done"
 
 
-@app.task(acks_late=True)
-@lock_task("{key}", timeout=1.5, renew=True, on_busy="retry")
-def survives(key: str, number: int, *, doomed: bool) -> None:
+@app.task(bind=True, acks_late=True)
+@lock_task("{key}", timeout=2, renew=True, on_busy="retry")
+def survives(self: Any, key: str, *, doomed: bool) -> None:
     with alone(key):
         there.incr("runs")
-        if doomed and there.set(f"begun:{number}", 1, nx=True):
+        if doomed and there.set(f"begun:{self.request.id}", 1, nx=True):
             meet_the_test("doomed")
         there.blpop(["work"], 0.01)
-    there.sadd("done", number)
+    there.sadd("done", self.request.id)
 
 
 # ---- RQ and huey

@@ -53,7 +53,7 @@ def queues(valkey: Deployment, tmp_path: Path) -> Iterator[Queues]:
 def calm_queues(started: Callable[[str], Deployment], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Queues]:
     """Queues with a Celery worker that does not have to die."""
     with without_workers(started("valkey"), tmp_path_factory.mktemp("queues")) as queues:
-        queues.celery().has_said(" ready.")
+        queues.celery(processes=2).has_said(" ready.")
         yield queues
 
 
@@ -315,22 +315,21 @@ def test_no_skip_of_what_was_begun(queues: Queues, begun: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("whole", [False, True], ids=["pool child", "whole worker"])
 def test_skip_loses_no_task(queues: Queues, valkey: Deployment, whole: bool) -> None:
-    """A task whose worker is killed is done when the dead lease is over, though it is delivered before.
+    """A task whose worker is killed is done when the dead lease is over, though the broker delivers it before.
 
-    Another task for the same key has nothing to do with the dead worker, and is skipped as long as that lease goes on.
+    Another task for the same key has nothing to do with the dead worker, and is skipped meanwhile.
     """
     worker = queues.celery()
     result = queues.task("is_resumed", "a").delay()
     child, parent = queues.entered("a")
     assert parent == worker.pid
-    holder = locksmith.locks()[0].holder
     if whole:
         worker.kill()
         queues.celery()
     else:
         os.kill(child, signal.SIGKILL)
-    other = queues.task("is_resumed", "a").delay()
-    assert other.get(timeout=30) == {"skipped": "a", "holder": str(holder)}
+        skipped = queues.task("is_resumed", "a").delay().get(timeout=30)
+        assert skipped["holder"].endswith(f"(tests.queue_project.is_resumed[{result.id}])")
     assert result.get(timeout=60) == "done"
     assert queues.there.lrange("overlaps", 0, -1) == []
     poll(lambda: not valkey.left_behind())
@@ -340,11 +339,12 @@ def test_skip_loses_no_task(queues: Queues, valkey: Deployment, whole: bool) -> 
 
 
 class Slaughter:
-    """Two workers, who are killed in the middle of tasks, and replaced."""
+    """Three workers with one process each, who are killed in the middle of tasks, and replaced."""
 
-    def __init__(self, queues: Queues) -> None:
+    def __init__(self, queues: Queues, ids: set[str]) -> None:
         self._queues = queues
-        self._alive = {worker.pid: worker for worker in (queues.celery(), queues.celery())}
+        self._ids = ids
+        self._alive = {worker.pid: worker for worker in (queues.celery(), queues.celery(), queues.celery())}
 
     def kill_one(self, *, whole: bool) -> None:
         """Kill a task that is at work: its process, or its whole worker."""
@@ -352,12 +352,32 @@ class Slaughter:
         if not whole:
             os.kill(child, signal.SIGKILL)
             return
-        self._alive.pop(parent).kill()
-        # kombu before 5.7 looks for what the dead have left behind when a worker starts, and then seldom.
+        poll(lambda: self._kill_if_quiet(parent), within=30, every=0.05)
+        # kombu before 5.6 looks for what the dead have left behind when a worker starts, and then seldom.
         there = self._queues.there
         poll(lambda: there.zcount("unacked_index", 0, time.time() - 2) or not there.llen("celery"), within=30)
         worker = self._queues.celery()
         self._alive[worker.pid] = worker
+
+    def _kill_if_quiet(self, pid: int) -> bool:
+        # Redis as a broker loses a message whose consumer dies in the instant in which it has popped and not yet noted
+        # it. So everybody is stopped, and no message is on its way: what is lost from here on is lost by the lock.
+        for each in self._alive:
+            os.killpg(each, signal.SIGSTOP)
+        try:
+            quiet = self._known() == self._ids
+            if quiet:
+                self._alive.pop(pid).kill()
+        finally:
+            for each in self._alive:
+                os.killpg(each, signal.SIGCONT)
+        return quiet
+
+    def _known(self) -> set[str]:
+        there = self._queues.there
+        messages = [json.loads(each) for each in there.lrange("celery", 0, -1)]
+        messages += [json.loads(each)[0] for each in there.hvals("unacked")]
+        return there.smembers("done") | {message["headers"]["id"] for message in messages}
 
 
 def test_no_task_is_lost(queues: Queues, valkey: Deployment) -> None:
@@ -365,16 +385,16 @@ def test_no_task_is_lost(queues: Queues, valkey: Deployment) -> None:
 
     10 times a task is killed that holds its lock, 5 times by the death of its process, 5 times with its whole worker.
     """
-    numbers = set(range(200))
-    for number in numbers:
-        task = queues.task("survives", f"key-{number % 5}", number, kwargs={"doomed": number % 20 == 7})
-        task.apply_async(ignore_result=True)
-    slaughter = Slaughter(queues)
+    ids = {str(number) for number in range(200)}
+    for number in range(200):
+        task = queues.task("survives", f"key-{number % 5}", doomed=number % 20 == 7)
+        task.apply_async(task_id=str(number), ignore_result=True)
+    slaughter = Slaughter(queues, ids)
     for turn in range(10):
         slaughter.kill_one(whole=turn % 2 == 1)
-    poll(lambda: queues.there.scard("done") == len(numbers), within=90, every=0.1)
+    poll(lambda: queues.there.scard("done") == 200, within=90, every=0.1)
     print(f"{queues.there.get('runs')} runs")
-    assert {int(number) for number in queues.there.smembers("done")} == numbers
+    assert queues.there.smembers("done") == ids
     assert queues.there.lrange("overlaps", 0, -1) == []
     queues.kill_all()
     poll(lambda: not valkey.left_behind())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 CELERY = (
-    *("-m", "celery", "-A", "tests.queue_project", "worker", "--loglevel", "INFO", "--concurrency", "2"),
+    *("-m", "celery", "-A", "tests.queue_project", "worker", "--loglevel", "INFO"),
     *("--without-gossip", "--without-mingle", "--without-heartbeat"),
 )
 
@@ -89,13 +90,13 @@ class Queues:
         self._workers.append(worker)
         return worker
 
-    def celery(self) -> Worker:
+    def celery(self, processes: int = 1) -> Worker:
         """A Celery worker, which may take a moment until it is ready."""
-        return self.start(*CELERY, "--hostname", f"worker-{len(self._workers)}")
+        return self.start(*CELERY, "--hostname", f"worker-{len(self._workers)}", "--concurrency", str(processes))
 
-    def task(self, name: str, *args: Any, **options: Any) -> Any:
+    def task(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """The signature of one of the project's tasks."""
-        return self.app.signature(f"tests.queue_project.{name}", args, **options)
+        return self.app.signature(f"tests.queue_project.{name}", args, kwargs)
 
     def entered(self, key: str) -> list[int]:
         """Return when a task is at work with this key: its process, and the worker's."""
@@ -116,7 +117,7 @@ def _where(queues: str, locks: str, folder: Path) -> dict[str, str]:
 def without_workers(locks: Deployment, folder: Path) -> Iterator[Queues]:
     with (
         servers.running(servers.valkey_binary()) as server,
-        server.client() as there,
+        server.client(socket_timeout=None) as there,
         Celery(broker=server.url, backend=server.url, set_as_current=False) as app,
     ):
         queues = Queues(server, there, app, locks.server.url, folder)
@@ -124,3 +125,4 @@ def without_workers(locks: Deployment, folder: Path) -> Iterator[Queues]:
             yield queues
         finally:
             queues.kill_all()
+            gc.collect()  # a result that is collected later would ask the server that is gone
