@@ -113,11 +113,21 @@ def check_servers_for_tag(**kwargs: Any) -> list[checks.CheckMessage]:
 
 
 def check_servers(**kwargs: Any) -> list[checks.CheckMessage]:
-    """E003 to E005, W002 to W004: what the servers of the locks say when they are asked."""
+    """E003 to E005, W002 to W004, W006: what the servers of the locks say when they are asked."""
     if check_settings():
         return []
+    if locksmith.settings.redis.startswith("memory://"):
+        return [_in_memory()]
     found = survey(locksmith)
     return [*_errors(found.servers), *_warnings(found)]
+
+
+def _in_memory() -> checks.CheckMessage:
+    return checks.Warning(
+        "LOCKSMITH['REDIS'] is in the memory of each process, which would have its locks for itself: that is for tests.",
+        hint="Name a django-redis alias of CACHES, or a redis:// URL.",
+        id="locksmith.W006",
+    )
 
 
 def _errors(servers: list[Findings]) -> Iterator[checks.CheckMessage]:

@@ -1,7 +1,9 @@
 """The pytest plugin of django_locksmith: the fixture `locksmith_memory`.
 
-It stands beside the package and not in it, because pytest loads it in every run: the package would bring Django and
-redis-py with it, where no test may want them.
+    pytest_plugins = ["django_locksmith.pytest_plugin"]  # in conftest.py
+
+It is not loaded by itself: pytest would do so in every run, and bring Django and redis-py with it, where no test may
+want them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from django_locksmith.testing import LocksInMemory
+    from .testing import LocksInMemory
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def locksmith_memory() -> Iterator[LocksInMemory]:
     It has `busy(*keys)`, `free(*keys)`, `lose_now(lease_or_key)`, `assert_locked(key)`, `assert_not_locked(key)` and
     `assert_no_locks_left()`, all of `django_locksmith.testing`.
     """
-    from django_locksmith.testing import override_locks
+    from .testing import override_locks  # not before Django has its settings
 
     with override_locks() as locks:
         yield locks

@@ -86,6 +86,13 @@ def test_a_server_is_asked_when_it_is_wanted() -> None:
         assert run_command("--tag", "models", "--tag", "locksmith") == "locksmith.W004"
 
 
+def test_locks_in_memory() -> None:
+    """`check --deploy` warns of locks that each process has for itself; other runs do not: tests want them."""
+    with override_settings(LOCKSMITH={"REDIS": "memory://"}):
+        assert run_command() == ""
+        assert run_command("--deploy") == "locksmith.W006"
+
+
 def test_wrong_settings_are_said_once() -> None:
     """Where the settings are at fault, that is all that the checks say: there is no server to ask."""
     with override_settings(LOCKSMITH={"TIMEOUT": 0}):

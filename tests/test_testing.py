@@ -830,7 +830,7 @@ def run_django(folder: Path) -> tuple[int, str]:
 def documented() -> dict[str, str]:
     """The files that the documentation shows, by name."""
     blocks = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     return dict(blocks)
 
 
@@ -851,8 +851,8 @@ def test_suite_of_django_tests(project: Path, run_suite: Callable[[Path], tuple[
 
 
 def test_suite_of_pytest_tests(project: Path) -> None:
-    """The fixture is there without a word; a test that does not give a lock back fails, and is told which."""
-    write(project, test_all=PYTEST_TESTS)
+    """One line brings the fixture; a test that does not give a lock back fails, and is told which."""
+    write(project, test_all=PYTEST_TESTS, conftest='pytest_plugins = ["django_locksmith.pytest_plugin"]')
     code, said = run_pytest(project)
     assert code == 1, said
     assert re.search(r"4 passed, 1 error", said), said
@@ -867,15 +867,4 @@ def test_documented_suite(project: Path) -> None:
     assert code == 0, said
     assert re.search(r"6 passed", said), said
     code, said = run_django(project)
-    assert code == 0, said
-
-
-def test_plugin_is_light(tmp_path: Path) -> None:
-    """pytest loads the plugin in every run: it brings neither Django nor Redis, and asks for no settings."""
-    heavy = "{'django', 'redis', 'fakeredis', 'django_locksmith'}"
-    write(tmp_path, test_all=f"import sys\n\n\ndef test_modules():\n    assert not {heavy} & set(sys.modules)\n")
-    code, said = run(tmp_path, "-m", "pytest", "-p", "no:django", "-p", "no:cacheprovider", "--fixtures")
-    assert code == 0, said
-    assert re.search(r"locksmith_memory .*\n.*Locks in memory, all of them, for this test", said), said
-    code, said = run(tmp_path, "-m", "pytest", "-p", "no:django", "-p", "no:valkey", "-p", "no:cacheprovider")
     assert code == 0, said
