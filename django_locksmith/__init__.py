@@ -12,7 +12,7 @@ The way in, for readers of the code (imports point down only, tests/test_layers.
              admin.py  overview.py  models.py  wording.py
              contrib/  testing.py  pytest_plugin.py        other people's software
     public   service.py  compute_once.py  values.py        what users hold in their hands
-             fencing.py  lock.py  lease.py  templates.py
+             fencing.py  lock.py  lease.py  key_templates.py
              workshop.py  renewal.py  watch.py  transactions.py   what they share
     policy   flights.py  protocol.py  bridge.py            every rule, once, for threads and tasks
     store    flight_store.py  store.py -> lua/*.lua        requests and replies

@@ -24,7 +24,6 @@ from django.utils.decorators import method_decorator
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
-from redis.exceptions import RedisClusterException, RedisError
 
 from .exceptions import LockUnavailable
 from .models import Lock
@@ -48,7 +47,7 @@ else:
 
 logger = logging.getLogger("django_locksmith.admin")
 
-TROUBLE = (LockUnavailable, ImproperlyConfigured, RedisError, RedisClusterException)
+TROUBLE = (LockUnavailable, ImproperlyConfigured)
 """What keeps one from looking at the locks; a cluster that is down at its first use raises what redis-py raises."""
 
 

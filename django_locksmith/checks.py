@@ -14,10 +14,10 @@ from django.db import connections
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from .connections import check_deployment
+from .key_templates import dotted_name
 from .names import glob_escape
 from .service import locksmith
 from .survey import OLDEST, rights, survey
-from .templates import dotted_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -124,7 +124,7 @@ def check_servers(**kwargs: Any) -> list[checks.CheckMessage]:
 
 def _in_memory() -> checks.CheckMessage:
     return checks.Warning(
-        "LOCKSMITH['REDIS'] is in the memory of each process, which would have its locks for itself: that is for tests.",
+        "LOCKSMITH['REDIS'] is in the memory of each process, which has its locks for itself: that is for tests.",
         hint="Name a django-redis alias of CACHES, or a redis:// URL.",
         id="locksmith.W006",
     )

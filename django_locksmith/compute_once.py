@@ -16,9 +16,9 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from . import conf, flights, signals
 from .bridge import run_sync
 from .exceptions import LockBusy, LockReentered, RetryLater
+from .key_templates import dotted_name, key_maker
 from .lock import is_async
 from .names import encode
-from .templates import dotted_name, key_maker
 from .tokens import new_token
 from .values import LoopValues, ThreadValues, cache_seconds
 from .workshop import UNSET, Options, Unset

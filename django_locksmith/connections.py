@@ -40,6 +40,8 @@ ANSWER_WITHIN = 5.0
 """Seconds that a server may keep silent, where the pool sets no `socket_timeout` (redis-py before 8 does not)."""
 
 _URL_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "memory")
+# What exactly is wrong, the cause tells: it may quote a part of the password.
+_BAD_URL = "LOCKSMITH['REDIS'] is not a usable URL; is its port a number, and its password percent-encoded?"
 # What belongs to the pool and not to a connection, would retry behind our back, or changes what replies look like.
 _NOT_OURS = ("maint_", "oss_", "orig_", "himport_", "event_dispatcher", "retry", "cache", "decode_responses")
 _SMALL_POOL = 10
@@ -298,7 +300,7 @@ def _check_url(url: str) -> str:
         parts = urlsplit(url)
         scheme, _ = parts.scheme, parts.port  # the port is read when it is asked for
     except ValueError as error:
-        raise ImproperlyConfigured(f"LOCKSMITH['REDIS'] is not a usable URL: {error}") from error
+        raise ImproperlyConfigured(_BAD_URL) from error
     if scheme not in _URL_SCHEMES:
         known = ", ".join(f"{known}://" for known in _URL_SCHEMES)
         raise ImproperlyConfigured(f"LOCKSMITH['REDIS'] has the URL scheme {scheme!r}; known are {known}")
@@ -316,7 +318,7 @@ def _open_url(url: str) -> Deployment:
             return Cluster(partial(RedisCluster.from_url, url))
         return OneServer(connection.ConnectionPool.from_url(url))
     except ValueError as error:
-        raise ImproperlyConfigured(f"LOCKSMITH['REDIS'] is not a usable URL: {error}") from error
+        raise ImproperlyConfigured(_BAD_URL) from error
 
 
 def _fakeredis() -> Any:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from . import conf, protocol, signals
 from .bridge import run_sync
 from .exceptions import LockBusy, LockLost, LockReentered, LocksmithError, LockUnavailable
+from .key_templates import dotted_name, key_maker
 from .lease import Lease
 from .names import check_key, encode
 from .records import Busy, Skipped
-from .templates import dotted_name, key_maker
 from .tokens import HANDED_OVER, new_token, read_holder
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.exceptions import BadRequest
 from django.utils.crypto import salted_hmac
 
-from .templates import dotted_name, roots_of
+from .key_templates import dotted_name, roots_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

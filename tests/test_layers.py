@@ -36,7 +36,7 @@ LAYERS = {
         "values",
         "lock",
         "lease",
-        "templates",
+        "key_templates",
         "workshop",
         "renewal",
         "watch",

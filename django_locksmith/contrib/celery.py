@@ -21,10 +21,10 @@ from django.core import checks
 from kombu.exceptions import OperationalError
 
 from .. import conf
+from ..key_templates import dotted_name, key_maker
 from ..lock import is_async
 from ..records import Skipped
 from ..service import Locksmith, locksmith
-from ..templates import dotted_name, key_maker
 from ..workshop import UNSET, Unset
 from .celery_checks import check_visibility_timeout
 
