@@ -155,7 +155,7 @@ class Store:
         found: set[str] = set()
         if self.wires.deployment.cluster:
             pattern = encode(glob_escape(self.prefix)) + b"*"
-            for node in self.wires.deployment.nodes():
+            for node in self.wires.nodes():
                 async for page in self._pages(node, b"SCAN", (), b"MATCH", pattern):
                     found.update(decode(name) for name in page if is_lock(self.prefix, name))
         else:

@@ -119,6 +119,13 @@ class Wires(ABC):
         except REDIS_ERRORS as error:
             raise self.explain(error, lock) from error
 
+    def nodes(self) -> list[Node]:
+        """All servers that own keys."""
+        try:
+            return self.deployment.nodes()
+        except REDIS_ERRORS as error:
+            raise self.explain(error, b"") from error
+
     def explain(self, error: BaseException, lock: bytes) -> BaseException:
         """The error of this package that a redis-py error stands for; others as they are."""
         if isinstance(error, redis_errors.NoScriptError) or not isinstance(error, (redis_errors.RedisError, *_PASSING)):

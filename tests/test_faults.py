@@ -415,6 +415,8 @@ def test_cluster_that_is_down_at_first(started: Any, face: Face, named_by: str) 
         service = Locksmith(redis=down if named_by == "url" else "locks")
         with pytest.raises(LockUnavailable):
             face.acquire(service("a", blocking=False))
+        with pytest.raises(LockUnavailable):
+            face.locks(service)
         assert face.get(service, "a", face.populate(lambda: 1), 60) == 1
         with proxy_to(up.port, port):  # the node that was named comes up, and knows the others
             lease = face.acquire(service("a", blocking_timeout=10))
