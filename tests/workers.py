@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +67,17 @@ class Worker:
         return self.said
 
     def kill(self) -> None:
-        """Kill it and its children."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        """Kill it and its children, and return when all are gone: they share its connections."""
+        self._signal_all(signal.SIGKILL)
         self.process.wait(10)
+        poll(lambda: not self._signal_all(signal.SIGKILL), within=30)
+
+    def _signal_all(self, number: int) -> bool:
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
 
 
 class Queues:
@@ -97,6 +104,16 @@ class Queues:
     def task(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """The signature of one of the project's tasks."""
         return self.app.signature(f"tests.queue_project.{name}", args, kwargs)
+
+    def survives(self, number: str) -> None:
+        """Send the task of this number; some of them are to be killed at their first run."""
+        task = self.task("survives", f"key-{int(number) % 5}", doomed=int(number) % 20 == 7)
+        task.apply_async(task_id=number, ignore_result=True)
+
+    def last_words(self, about: str) -> str:
+        """The last line that a worker has said with these words in it."""
+        lines = [line for worker in self._workers for line in worker.said.splitlines() if about in line]
+        return max(lines, default="")  # each begins with its time
 
     def entered(self, key: str) -> list[int]:
         """Return when a task is at work with this key: its process, and the worker's."""
