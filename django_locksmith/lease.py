@@ -188,10 +188,12 @@ class Lease:
             return False
         if self._generation != process.generation:
             raise self._loss()
-        if face.may_be_in_transaction and (transactions_here := transactions.open_here()):
+        if face.may_be_in_transaction:
             if self._rules.release == "commit":
-                return self._release_at_the_end_of(transactions_here)
-            _warn_of_transaction(self.template or self.key)
+                if transactions_here := transactions.open_here():
+                    return self._release_at_the_end_of(transactions_here)
+            elif transactions.is_one_open():
+                _warn_of_transaction(self.template or self.key)
         ours, again = self._state != "lost", self._state == "leaving"
         in_time = ours and time.monotonic() < self._deadline
         if ours:
@@ -210,7 +212,7 @@ class Lease:
         # "Not held", after a release that got no answer, means that it did its work.
         if ours and (freed or (again and in_time)):
             self._state = "over"
-            if signals.released.wanted:
+            if signals.released.receivers or signals.released.observers:
                 await face.tell(signals.released, lease=self, held_for=time.monotonic() - self._since)
             return True
         self.lose("Redis did not have it any more when it was released")

@@ -202,7 +202,7 @@ class Lock:
                     raise LockReentered(self.key, read_holder(lease.token), lease.remaining)
         if self._known_workshop.scene is not None:
             await self._known_workshop.scene.prepare(face.store, ask)  # in a test
-        told = signals.acquired.wanted
+        told = signals.acquired.receivers or signals.acquired.observers
         started = time.monotonic() if told else 0.0
         lease = Lease(self._known_workshop, face, self._known_rules, ask, self.template)
         try:

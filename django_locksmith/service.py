@@ -157,7 +157,7 @@ class Locksmith(SingleFlight):
             options = NO_OPTIONS
         else:
             options = Options(timeout, blocking, blocking_timeout, renew, max_hold, on_busy, on_lost, label, release)
-        if not isinstance(template, str):
+        if template and not isinstance(template, str):
             raise TypeError(f"template must be a str, not {template!r}")
         lock = Lock(self, check_key(key), options, template)
         if callback is None:

@@ -40,20 +40,20 @@ class Signal(dispatch.Signal):
 
     def __init__(self) -> None:
         super().__init__()
-        self._observers: tuple[Callable[..., None], ...] = ()
+        self.observers: tuple[Callable[..., None], ...] = ()
 
     def observe(self, observer: Callable[..., None]) -> None:
         """Call it, with the named arguments alone, whenever the signal is sent."""
-        self._observers = (*self._observers, observer)
+        self.observers = (*self.observers, observer)
 
     def ignore(self, observer: Callable[..., None]) -> None:
         """Call it no more."""
-        self._observers = tuple(each for each in self._observers if each != observer)
+        self.observers = tuple(each for each in self.observers if each != observer)
 
     @property
     def wanted(self) -> bool:
         """Would anybody hear it?"""
-        return bool(self.receivers or self._observers)
+        return bool(self.receivers or self.observers)
 
     def send_robust(self, sender: Any, **named: Any) -> list[tuple[Any, Any]]:
         self._tell_observers(named)
@@ -64,7 +64,7 @@ class Signal(dispatch.Signal):
         return await super().asend_robust(sender, **named)
 
     def _tell_observers(self, named: dict[str, Any]) -> None:
-        for observer in self._observers:
+        for observer in self.observers:
             try:
                 observer(**named)
             except Exception:  # noqa: PERF203  # each is told, whatever became of the others

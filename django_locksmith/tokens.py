@@ -14,8 +14,12 @@ import threading
 import time
 from itertools import count
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 from .records import Holder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HANDED_OVER = "locksmith:handed-over"
 """What a lock holds while it is handed from one holder to the next: no token can be it. Stands in baton.lua, too."""
@@ -42,22 +46,23 @@ class _Process:
         self.count = count(1)
 
 
+class _Thread(threading.local):
+    place: tuple[str, Iterator[int], str] = ("", iter(()), "")
+
+
 process = _Process()
-_thread = threading.local()
+_thread = _Thread()
 os.register_at_fork(after_in_child=process.__init__)  # type: ignore[misc]  # the same object, filled again
 
 
 def new_token(label: str = "") -> str:
     """A token for one holding; `label` defaults to the program's name and first argument."""
-    try:
-        whose, place = _thread.place
-    except AttributeError:
-        whose = place = ""
-    if whose is not process.random:  # the first of this thread, or of a forked child
+    random, count, place = _thread.place
+    if random is not process.random:  # the first of this thread, or of a forked child
+        random, count = process.random, process.count
         place = f"{process.place}|{_field(threading.current_thread().name)}"
-        _thread.place = process.random, place
-    number, now = next(process.count), time.time_ns() // 1_000_000
-    return f"{process.random}-{number:x}|{place}|{now}|{label or process.program}"
+        _thread.place = random, count, place
+    return f"{random}-{next(count)}|{place}|{time.time_ns() // 1_000_000}|{label or process.program}"
 
 
 def read_holder(token: str) -> Holder | None:

@@ -7,9 +7,9 @@ there, for as long as he waits.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
-from django.apps import apps
 from django.db import connections
 from django.db.backends.signals import connection_created
 
@@ -22,23 +22,35 @@ _WAYS_OUT = ("set_autocommit", "close", "savepoint_commit", "savepoint_rollback"
 """The savepoints are for tests: within a `TestCase`, all blocks but its own are savepoints."""
 
 
-class _Databases:
-    """Has this process a database at all? A release must not pay for looking where there is none."""
-
-    used = apps.ready  # who comes late may have missed the signal
+class _Seen(threading.local):
+    connections: tuple[BaseDatabaseWrapper, ...] = ()
 
 
-def _note_use(**kwargs: Any) -> None:
-    _Databases.used = True
+_seen = _Seen()
+"""The connections that this thread has opened, since this package was imported."""
 
 
-connection_created.connect(_note_use)
+def _note(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+    if connection not in _seen.connections:
+        _seen.connections += (connection,)
+
+
+connection_created.connect(_note)
+
+
+def is_one_open() -> bool:
+    """Is this thread inside of an `atomic` block, as far as we have seen?
+
+    On the way of every release, and so quicker than `open_here`, which misses nothing.
+    """
+    for connection in _seen.connections:  # noqa: SIM110  # a generator would cost as much as all the rest
+        if connection.in_atomic_block and _is_open(connection):
+            return True
+    return False
 
 
 def open_here() -> list[BaseDatabaseWrapper]:
     """The connections of this thread that are inside of an `atomic` block; those of a `TestCase` are not counted."""
-    if not _Databases.used:
-        return []
     return [connection for connection in connections.all(initialized_only=True) if _is_open(connection)]
 
 

@@ -225,7 +225,11 @@ WRONG_PLACES = {
     ),
     "scheme": ({"default": alias(NOWHERE)}, "http://127.0.0.1:1", r"'http'; known are redis://, rediss://, unix://"),
     "port": ({"default": alias(NOWHERE)}, "redis://127.0.0.1:x/0", r"LOCKSMITH\['REDIS'\] is not a usable URL"),
-    "password": ({"default": alias(NOWHERE)}, "redis://:s3cr/et@h", r"^(?!.*s3cr)LOCKSMITH.*its password percent-encoded"),
+    "password": (
+        {"default": alias(NOWHERE)},
+        "redis://:s3cr/et@h",
+        r"^(?!.*s3cr)LOCKSMITH.*its password percent-encoded",
+    ),
     "brackets": ({"default": alias(NOWHERE)}, "redis://[::1/0", r"LOCKSMITH\['REDIS'\] is not a usable URL"),
 }
 
