@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from django.db.models.base import ModelBase
+    from typing_extensions import Self
 
 _M = TypeVar("_M", bound=models.Model, covariant=True)
 
@@ -127,6 +128,9 @@ class FencedQuerySet(models.QuerySet[_M]):
         return written
 
 
+FencedManager = models.Manager.from_queryset(FencedQuerySet)  # to inherit from, as from FencedQuerySet
+
+
 class FencedModel(models.Model):
     """A model whose rows remember the newest fence that wrote them, and refuse older ones.
 
@@ -142,7 +146,7 @@ class FencedModel(models.Model):
     # project that still runs while this one is deployed.
     fence = models.BigIntegerField(default=0, db_default=0, editable=False)
 
-    objects = FencedQuerySet.as_manager()
+    objects: ClassVar[FencedManager[Self]] = FencedManager()
 
     _fencing: ClassVar[_Write | None] = None  # of an instance, while it is saved under a fence
 

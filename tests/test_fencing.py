@@ -584,6 +584,59 @@ def test_what_cannot_be_updated(bank: Bank) -> None:
         Account.objects.all()[:3].fenced_update(5, balance=6)
 
 
+# ---- recipes of docs/fencing.md
+
+
+def test_claim_before_reading(bank: Bank) -> None:
+    """A claim writes nothing but the fence; whoever held the lock before is refused from then on."""
+    account = make(Account, 5, balance=1)
+    assert Account.objects.filter(pk=account.pk).fenced_update(7) == 1
+    assert stored(account) == (1, 7)
+    with pytest.raises(StaleFence):
+        account.save(fence=6)
+
+
+def test_one_row_for_all(bank: Bank) -> None:
+    """Where one row is fenced first, what else is written in the transaction is undone with it."""
+    account = make(Account, 7)
+
+    @transaction.atomic("bank")
+    def write() -> None:
+        Entry.objects.create(account=account)
+        Account.objects.filter(pk=account.pk).fenced_update(6)
+
+    with pytest.raises(StaleFence):
+        write()
+    assert not Entry.objects.exists()
+
+
+UPSERT = """
+    INSERT INTO bank_coupon (code, balance, fence) VALUES (%s, %s, %s)
+    ON CONFLICT (code) DO UPDATE SET balance = excluded.balance, fence = excluded.fence
+    WHERE bank_coupon.fence <= excluded.fence
+"""
+
+
+def test_upsert(bank: Bank) -> None:
+    """Raw SQL that inserts or updates compares fences, too: the row count says whether it was refused."""
+    for fence, balance, written in ((5, 1, 1), (5, 2, 1), (7, 3, 1), (6, 4, 0)):
+        with connections["bank"].cursor() as cursor:
+            cursor.execute(UPSERT, ["a", balance, fence])
+            assert cursor.rowcount == written
+    assert stored(Coupon(code="a")) == (3, 7)
+
+
+def test_insert_unless_there(bank: Bank) -> None:
+    """The same on every database: a row without a fence if there is none, and then the update."""
+    for fence, balance in ((5, 1), (7, 3)):
+        Coupon.objects.bulk_create([Coupon(code="a")], ignore_conflicts=True)
+        Coupon.objects.filter(code="a").fenced_update(fence, balance=balance)
+    Coupon.objects.bulk_create([Coupon(code="a")], ignore_conflicts=True)
+    with pytest.raises(StaleFence):
+        Coupon.objects.filter(code="a").fenced_update(6, balance=4)
+    assert stored(Coupon(code="a")) == (3, 7)
+
+
 # ---- what it costs
 
 
