@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from django.db.models.base import ModelBase
+    from typing_extensions import Self
 
 _M = TypeVar("_M", bound=models.Model, covariant=True)
 
@@ -90,13 +91,9 @@ class FencedQuerySet(models.QuerySet[_M]):
             self._raise_if_newer(write)
         return written
 
-    fenced_update.alters_data = True  # type: ignore[attr-defined]  # for templates, which must not call it
-
     async def afenced_update(self, fence: Lease | int, /, **values: Any) -> int:
         """As `fenced_update`."""
         return await sync_to_async(self.fenced_update)(fence, **values)
-
-    afenced_update.alters_data = True  # type: ignore[attr-defined]  # as above
 
     def _names_one_row(self) -> bool:
         where = self.query.where
@@ -104,7 +101,7 @@ class FencedQuerySet(models.QuerySet[_M]):
 
     def _raise_if_newer(self, write: _Write) -> int:
         # Of what the UPDATE was to match, that which it left out still matches; it has only a newer fence.
-        rows = self.using(self.db).order_by().filter(fence__gt=write.fence)
+        rows = self.using(self.db).filter(fence__gt=write.fence)
         newer = rows.aggregate(newer=models.Max("fence"))["newer"]
         if newer is not None:
             raise write.refused(self.model, newer)
@@ -115,7 +112,7 @@ class FencedQuerySet(models.QuerySet[_M]):
         # holder that writes between the two would not be seen. So the fence is compared where it is written, in the
         # table that has it; from then on, the rows are locked.
         owner = _table_of_fence(self.model)
-        found = list(self.using(self.db).order_by().values_list("pk", owner._meta.pk.name))
+        found = list(self.using(self.db).values_list("pk", owner._meta.pk.name))
         keys, owners = {key for key, _ in found}, {key for _, key in found}
         if not found:
             return 0
@@ -129,6 +126,9 @@ class FencedQuerySet(models.QuerySet[_M]):
             if values:
                 written = self.model._base_manager.using(self.db).filter(pk__in=keys).update(**values)
         return written
+
+
+FencedManager = models.Manager.from_queryset(FencedQuerySet)  # to inherit from, as from FencedQuerySet
 
 
 class FencedModel(models.Model):
@@ -146,7 +146,7 @@ class FencedModel(models.Model):
     # project that still runs while this one is deployed.
     fence = models.BigIntegerField(default=0, db_default=0, editable=False)
 
-    objects = FencedQuerySet.as_manager()
+    objects: ClassVar[FencedManager[Self]] = FencedManager()
 
     _fencing: ClassVar[_Write | None] = None  # of an instance, while it is saved under a fence
 
@@ -318,17 +318,15 @@ def _usable_afterwards(using: str, write: _Write, *, several_tables: bool) -> It
 
     Django gives a transaction up when a save in it fails: it cannot know what has been written.
     """
-    connection = connections[using]
-    if not connection.in_atomic_block:
+    if not connections[using].in_atomic_block:
         yield
     elif several_tables:
         with transaction.atomic(using=using):
             yield
     else:
-        given_up = connection.needs_rollback
         try:
             yield
         except StaleFence as error:
-            if error is write.refusal and not given_up:
+            if error is write.refusal:  # and not one that a receiver of signals has raised, after who knows what
                 transaction.set_rollback(False, using)  # the one UPDATE wrote nothing
             raise

@@ -319,6 +319,19 @@ def test_fence_by_hand(bank: Bank) -> None:
     assert stored(account) == (0, 1)
 
 
+def test_refused_in_all_tables(bank: Bank) -> None:
+    """Where the fence is in the last of several tables, what was written to the others before is undone."""
+    company = make(Company, 7, name="a")
+    company.name = "b"
+    with transaction.atomic("bank"):
+        with pytest.raises(StaleFence):
+            company.save(fence=6)
+        Customer.objects.create(name="c")
+    with pytest.raises(StaleFence):
+        company.save(fence=6)
+    assert set(Customer.objects.values_list("name", flat=True)) == {"a", "c"}
+
+
 def test_no_fields(bank: Bank) -> None:
     """A save of no fields writes nothing, as in Django; also under a fence."""
     account = make(Account, 7)
@@ -571,6 +584,59 @@ def test_what_cannot_be_updated(bank: Bank) -> None:
         Account.objects.all()[:3].fenced_update(5, balance=6)
 
 
+# ---- recipes of docs/fencing.md
+
+
+def test_claim_before_reading(bank: Bank) -> None:
+    """A claim writes nothing but the fence; whoever held the lock before is refused from then on."""
+    account = make(Account, 5, balance=1)
+    assert Account.objects.filter(pk=account.pk).fenced_update(7) == 1
+    assert stored(account) == (1, 7)
+    with pytest.raises(StaleFence):
+        account.save(fence=6)
+
+
+def test_one_row_for_all(bank: Bank) -> None:
+    """Where one row is fenced first, what else is written in the transaction is undone with it."""
+    account = make(Account, 7)
+
+    @transaction.atomic("bank")
+    def write() -> None:
+        Entry.objects.create(account=account)
+        Account.objects.filter(pk=account.pk).fenced_update(6)
+
+    with pytest.raises(StaleFence):
+        write()
+    assert not Entry.objects.exists()
+
+
+UPSERT = """
+    INSERT INTO bank_coupon (code, balance, fence) VALUES (%s, %s, %s)
+    ON CONFLICT (code) DO UPDATE SET balance = excluded.balance, fence = excluded.fence
+    WHERE bank_coupon.fence <= excluded.fence
+"""
+
+
+def test_upsert(bank: Bank) -> None:
+    """Raw SQL that inserts or updates compares fences, too: the row count says whether it was refused."""
+    for fence, balance, written in ((5, 1, 1), (5, 2, 1), (7, 3, 1), (6, 4, 0)):
+        with connections["bank"].cursor() as cursor:
+            cursor.execute(UPSERT, ["a", balance, fence])
+            assert cursor.rowcount == written
+    assert stored(Coupon(code="a")) == (3, 7)
+
+
+def test_insert_unless_there(bank: Bank) -> None:
+    """The same on every database: a row without a fence if there is none, and then the update."""
+    for fence, balance in ((5, 1), (7, 3)):
+        Coupon.objects.bulk_create([Coupon(code="a")], ignore_conflicts=True)
+        Coupon.objects.filter(code="a").fenced_update(fence, balance=balance)
+    Coupon.objects.bulk_create([Coupon(code="a")], ignore_conflicts=True)
+    with pytest.raises(StaleFence):
+        Coupon.objects.filter(code="a").fenced_update(6, balance=4)
+    assert stored(Coupon(code="a")) == (3, 7)
+
+
 # ---- what it costs
 
 
@@ -693,9 +759,12 @@ def test_receiver_that_saves(bank: Bank, ears: Ears) -> None:
     account = make(Account, 5)
     Account.objects.update(fence=7)
 
+    saved = []
+
     def meddle(row: Any) -> None:
         ears.meanwhile = lambda row: None
         row.save()
+        saved.append(row)
         row.refresh_from_db()
 
     ears.meanwhile = meddle
@@ -704,6 +773,23 @@ def test_receiver_that_saves(bank: Bank, ears: Ears) -> None:
     ears.meanwhile = meddle
     account.save(fence=8)
     assert (stored(account), account.fence) == ((0, 8), 8)
+    assert saved == [account, account]
+
+
+def test_receiver_that_fails(bank: Bank, ears: Ears) -> None:
+    """A transaction that a receiver has spoilt stays so, also if what the receiver raises looks like a refusal."""
+    make(Till, 5)
+
+    def spoil(row: Any) -> None:
+        with pytest.raises(IntegrityError):
+            Till(number=1).save()
+        raise StaleFence(5)
+
+    with transaction.atomic("bank"):
+        ears.meanwhile = spoil
+        with pytest.raises(StaleFence):
+            Account().save(fence=6)
+        assert transaction.get_rollback("bank")
 
 
 def test_error_that_is_not_a_refusal(bank: Bank, ears: Ears) -> None:
@@ -713,15 +799,14 @@ def test_error_that_is_not_a_refusal(bank: Bank, ears: Ears) -> None:
         with pytest.raises(IntegrityError):
             Till(number=1).save(fence=6)
         assert transaction.get_rollback("bank")
-        transaction.set_rollback(True, "bank")
     assert stored(Till.objects.get()) == (0, 5)
 
 
 def test_templates_cannot_write(bank: Bank) -> None:
-    """A template that mentions the methods calls none of them."""
+    """A template that mentions `save` or `delete` calls neither, as in Django."""
     make(Account, 5)
-    template = Engine().from_string("{{ row.save }}{{ row.delete }}{{ rows.fenced_update }}{{ rows.afenced_update }}")
-    assert template.render(Context({"row": Account.objects.get(), "rows": Account.objects.all()})) == ""
+    template = Engine().from_string("{{ row.save }}{{ row.asave }}{{ row.delete }}{{ row.adelete }}")
+    assert template.render(Context({"row": Account.objects.get()})) == ""
     assert Account.objects.count() == 1
 
 
