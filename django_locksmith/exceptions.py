@@ -28,6 +28,10 @@ _LONGEST_PAUSE = 365 * 86400
 class LocksmithError(Exception):
     """Base of all errors of this package."""
 
+    def __repr__(self) -> str:
+        # redis-py's errors have another one, which does not tell what happened.
+        return f"{type(self).__name__}({str(self)!r})"
+
 
 class LockBusy(LocksmithError, LockError):
     """The lock was held by somebody else until the wait was over.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .exceptions import LockBusy
 
@@ -72,8 +73,11 @@ class LockInfo:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """What a function decorated with `on_busy="skip"` returns instead of its result when the lock is busy. Falsy."""
+class Skipped(Mapping[str, str]):
+    """What a function decorated with `on_busy="skip"` returns instead of its result when the lock is busy. Falsy.
+
+    For result backends, which want JSON, it is the mapping `{"skipped": key, "holder": "..."}`.
+    """
 
     key: str
     holder: Holder | None = None
@@ -84,6 +88,17 @@ class Skipped:
     def __json__(self) -> dict[str, str]:
         """What Celery stores for a task that was skipped."""
         return {"skipped": self.key, "holder": str(self.holder or "")}
+
+    # django.tasks stores mappings.
+
+    def __getitem__(self, name: str) -> str:
+        return self.__json__()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__json__())
+
+    def __len__(self) -> int:
+        return len(self.__json__())
 
 
 class Renewal(enum.Enum):

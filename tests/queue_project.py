@@ -133,7 +133,8 @@ def longest(key: str) -> float | None:
 
 
 @app.task(bind=True, acks_late=True)
-@lock_task("{key}", timeout=4, on_busy="skip")
+# Longer than the five seconds after which Celery looks whether a process of its pool has died.
+@lock_task("{key}", timeout=10, on_busy="skip")
 def is_resumed(self: Any, key: str) -> str:
     with alone(key):
         if there.set(f"begun:{self.request.id}", 1, nx=True):

@@ -488,3 +488,9 @@ def test_skipped_result_can_be_stored() -> None:
     """What a skipped Celery task returns goes into a result backend, and says which lock was busy."""
     stored = loads(dumps(Skipped("import:7")))
     assert stored["skipped"] == "import:7"
+
+
+def test_errors_say_what_happened() -> None:
+    """The repr of an error, which is all that some logs show, has its kind and its text."""
+    assert repr(LockBusy("a")) == "LockBusy(\"the lock 'a' is held\")"
+    assert repr(LockLost("a", "gone")) == "LockLost(\"the lock 'a' is not held: gone\")"

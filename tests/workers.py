@@ -110,11 +110,6 @@ class Queues:
         task = self.task("survives", f"key-{int(number) % 5}", doomed=int(number) % 20 == 7)
         task.apply_async(task_id=number, ignore_result=True)
 
-    def last_words(self, about: str) -> str:
-        """The last line that a worker has said with these words in it."""
-        lines = [line for worker in self._workers for line in worker.said.splitlines() if about in line]
-        return max(lines, default="")  # each begins with its time
-
     def entered(self, key: str) -> list[int]:
         """Return when a task is at work with this key: its process, and the worker's."""
         told = self.there.blpop([f"entered:{key}"], 30)
