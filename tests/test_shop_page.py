@@ -176,7 +176,7 @@ def download(tab: Page) -> Download:
 
 
 def test_report_is_for_one_at_a_time(visit: Callable[..., Visited]) -> None:
-    """While the report is being sent, another visitor gets our own page, and the admin shows the lock; then it is free."""
+    """While the report is sent, another visitor gets our own page, and the admin shows the lock; then it is free."""
     first, second, admin = visit(), visit(), visit()
     admin.tab.click("nav >> text=Admin: locks")
     admin.tab.fill("[name=username]", "admin")

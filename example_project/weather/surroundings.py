@@ -87,9 +87,7 @@ def database() -> Iterator[str]:
                     check=False,
                 )
             if done.returncode:
-                raise CommandError(
-                    f"The demo's database could not be made: {command[0]} failed; what it said is above."
-                )
+                raise CommandError(f"The database could not be made: {command[0]} failed; what it said is above.")
         yield path
 
 
