@@ -9,6 +9,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 SECRET_KEY = "only for the example"
 DEBUG = True  # only for the example
 USE_TZ = True
+TIME_ZONE = "UTC"
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 WEATHER_API = os.environ.get("WEATHER_API", "http://127.0.0.1:8765")
