@@ -49,7 +49,7 @@ def free_port() -> int:
 
 def environment(**changes: str) -> dict[str, str]:
     """This process's, without what would lead the example elsewhere."""
-    ours = ("DJANGO_SETTINGS_MODULE", "REDIS_URL", "WEATHER_API")
+    ours = ("DATABASE", "DJANGO_SETTINGS_MODULE", "REDIS_URL", "WEATHER_API")
     return {name: value for name, value in os.environ.items() if name not in ours} | changes
 
 
@@ -195,7 +195,7 @@ def test_demo_can_be_stopped(run: Callable[..., Run], number: int) -> None:
 
 
 def test_demo_serves_the_page_until_ctrl_c(run: Callable[..., Run], redis_url: str) -> None:
-    """`demo --page` says where the page is, serves it and both views of a visitor; Ctrl-C is its normal end."""
+    """`demo --page` says where the pages are, and serves them with all they need; Ctrl-C is its normal end."""
     demo = run("manage.py", "demo", "--page", "--port", "0", "--processes", "1", REDIS_URL=redis_url)
     wait_until(lambda: "Ctrl-C" in demo.said, "the page is served")
     url = demo.said.partition("Open ")[2].split()[0]
@@ -204,6 +204,11 @@ def test_demo_serves_the_page_until_ctrl_c(run: Callable[..., Run], redis_url: s
     for path in ("forecast/Rome/", "async/forecast/Rome/"):
         with WEB.open(url + path, timeout=PATIENCE) as page:
             assert "Rome" in page.read().decode()
+    for path, text in (("shop/", "Umbrellas for the weather"), ("admin/", "Log in")):
+        assert url + path in demo.said
+        with WEB.open(url + path, timeout=PATIENCE) as page:
+            assert text in page.read().decode()
+    assert not (EXAMPLE / "db.sqlite3").exists(), "its database is a temporary one"
     demo.signal_group(signal.SIGINT)
     assert demo.wait() == 0
     assert "Traceback" not in demo.said

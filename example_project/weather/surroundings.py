@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from importlib.util import find_spec
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -20,6 +21,9 @@ from redis.exceptions import RedisError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+ADMIN = ("admin", "admin")
+"""Name and password of the demo's only user: its servers listen to this machine only, and its database is temporary."""
 
 _web = build_opener(ProxyHandler({}))
 
@@ -63,6 +67,28 @@ def some_redis() -> Iterator[str]:
         yield f"redis://127.0.0.1:{server.port}/0"
     finally:
         server.stop()
+
+
+@contextmanager
+def database() -> Iterator[str]:
+    """The path of a new database, with umbrellas in it, and `ADMIN`."""
+    with TemporaryDirectory(prefix="locksmith-demo-") as folder:
+        path = f"{folder}/db.sqlite3"
+        name, password = ADMIN
+        user = {"DJANGO_SUPERUSER_USERNAME": name, "DJANGO_SUPERUSER_PASSWORD": password}
+        for command in (["migrate", "--verbosity", "0"], ["createsuperuser", "--noinput", "--email", ""]):
+            with keep_ctrl_c():
+                done = subprocess.run(
+                    [sys.executable, "manage.py", *command],
+                    cwd=settings.BASE_DIR,
+                    env=os.environ | user | {"DATABASE": path},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    check=False,
+                )
+            if done.returncode:
+                raise CommandError(f"The database could not be made: {command[0]} failed; what it said is above.")
+        yield path
 
 
 def _free_port() -> int:

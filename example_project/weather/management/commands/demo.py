@@ -16,7 +16,7 @@ from urllib.request import HTTPCookieProcessor, ProxyHandler, Request, build_ope
 from django.core.management import BaseCommand, CommandError
 
 from weather.forecasts import WAYS
-from weather.surroundings import some_redis, wake, weather_api, web_server
+from weather.surroundings import ADMIN, database, some_redis, wake, weather_api, web_server
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -110,7 +110,7 @@ class Command(BaseCommand):
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
             sys.stderr.write(f"Starting {processes} servers for {processes * threads} visitors ...\n")
-            with _everything(processes, threads, rate, port if page else 0) as url:
+            with _everything(processes, threads, rate, port if page else None) as url:
                 if page:
                     self._serve(url)
                 rows = [self._try(way, url, processes * threads) for way in WAYS]
@@ -123,7 +123,11 @@ class Command(BaseCommand):
             self._print(rows, f"{processes * threads} visitors of {processes} servers; {rate} calls a second allowed")
 
     def _serve(self, url: str) -> None:
-        self.stdout.write(f"Open {url}/ in a browser. Ctrl-C ends it.")
+        name, password = ADMIN
+        self.stdout.write(f"Open {url}/          in a browser: the weather")
+        self.stdout.write(f"     {url}/shop/     umbrellas: double clicks, and a report")
+        self.stdout.write(f"     {url}/admin/    the locks; user {name}, password {password}: in this demo only")
+        self.stdout.write("Ctrl-C ends it.")
         self.stdout.flush()
         while True:
             signal.pause()
@@ -150,14 +154,19 @@ class Command(BaseCommand):
 
 
 @contextmanager
-def _everything(processes: int, threads: int, rate: int, port: int) -> Iterator[str]:
-    """The URL of the page; around it a Redis, the API, and the servers that the visitors visit."""
+def _everything(processes: int, threads: int, rate: int, port: int | None) -> Iterator[str]:
+    """The URL of the page; around it a Redis, the API, and the servers that the visitors visit.
+
+    With a port, which people can know, there is also a database, for the shop and the admin.
+    """
     with ExitStack() as started:
         redis_url = started.enter_context(some_redis())
         api_url = started.enter_context(weather_api(rate, PAUSE, SECONDS))
         env = {"REDIS_URL": redis_url, "WEATHER_API": api_url, "VISITORS": str(processes * threads)}
+        if port is not None:
+            env["DATABASE"] = started.enter_context(database())
         servers = [started.enter_context(web_server(env)) for _ in range(processes)]
-        page = started.enter_context(web_server(env | {"SERVERS": " ".join(servers)}, port))
+        page = started.enter_context(web_server(env | {"SERVERS": " ".join(servers)}, port or 0))
         for url in (*servers, page):
             wake(url)
         yield page
