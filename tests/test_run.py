@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import socket
 import subprocess
@@ -318,6 +319,15 @@ def test_daemons_do_not_hold_the_lock(valkey: Deployment, start: Start, book: Bo
     book.begun()
 
 
+def read_until(terminal: int, words: bytes) -> None:
+    """Read from a terminal until these words come; half a minute at most."""
+    seen, until = b"", time.monotonic() + 30
+    while words not in seen:
+        readable, _, _ = select.select([terminal], [], [], max(0.0, until - time.monotonic()))
+        assert readable, f"{words!r} did not come, only {seen!r}"
+        seen += os.read(terminal, 1000)
+
+
 def test_terminal(valkey: Deployment, start: Start) -> None:
     """At a terminal, a command that reads from it does not hang, and Ctrl-C reaches it."""
     ours, theirs = pty.openpty()
@@ -325,13 +335,10 @@ def test_terminal(valkey: Deployment, start: Start) -> None:
     at_it = ("sh", "-c", f'exec "$@" <{os.ttyname(theirs)} >{os.ttyname(theirs)} 2>&1', "sh")
     script = 'trap "echo stopped; exit 7" INT; read line; echo got $line; while :; do sleep 0.05; done'
     with cold(valkey.server.url, "a", "--", "sh", "-c", script, before=at_it, start_new_session=True) as process:
-        seen = b""
         os.write(ours, b"hello\n")
-        while b"got hello" not in seen:
-            seen += os.read(ours, 1000)
+        read_until(ours, b"got hello")
         os.write(ours, b"\x03")
-        while b"stopped" not in seen:
-            seen += os.read(ours, 1000)
+        read_until(ours, b"stopped")
         assert process.wait(30) == 7
     os.close(ours)
     os.close(theirs)

