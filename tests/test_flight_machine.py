@@ -118,6 +118,9 @@ class SteppedWires(Wires):
     async def sheltered(self, work: Coroutine[Any, Any, Any]) -> Any:
         return await work
 
+    async def close(self) -> None:
+        """The connections are those of the wires that are stepped through."""
+
 
 class Flying:
     held = True
@@ -188,7 +191,7 @@ class World:
 
     async def _get(self, process: int, wish: Call) -> Any:
         found = await wish.values.fresh()
-        return found if found is not MISSING else await flights.obtain(self.stores[process], wish)
+        return found if found is not MISSING else (await flights.obtain(self.stores[process], wish)).value
 
     async def _compute(self, life: Life) -> int:
         self.computed += 1
