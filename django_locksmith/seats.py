@@ -40,10 +40,12 @@ class Place:
         """Queue up: is the seat ours at once?"""
         seats = self._seats
         with seats._mutex:
-            row = self._row = seats._rows.setdefault(self._lock, [])
-            row.append(self)
-            if row[0] is self:
+            row = seats._rows.get(self._lock)
+            if row is None:
+                self._row = seats._rows[self._lock] = [self]
                 return True
+            row.append(self)
+            self._row = row
             self._bell = seats._wires.bell()
         return False
 

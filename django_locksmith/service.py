@@ -13,7 +13,7 @@ from .compute_once import SingleFlight
 from .lock import Lock, is_async
 from .names import check_key
 from .records import LockInfo
-from .workshop import NO_OPTIONS, UNSET, Options, Unset, Workshop
+from .workshop import NO_OPTIONS, UNSET, Unset, Workshop, options_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine
@@ -116,17 +116,7 @@ class Locksmith(SingleFlight):
         key: str = "",
         callback: Callable[[Callable[[], Any]], Any] | None = None,
         /,
-        *,
-        timeout: conf.Seconds | Unset = UNSET,
-        blocking: bool | Unset = UNSET,
-        blocking_timeout: conf.Seconds | Unset | None = UNSET,
-        renew: bool | Unset = UNSET,
-        max_hold: conf.Seconds | Unset | None = UNSET,
-        on_busy: Literal["raise", "skip"] | Callable[[LockBusy], Any] = "raise",
-        on_lost: Literal["raise", "log"] | Callable[[Lease], Any] = "raise",
-        label: str = "",
-        release: Literal["now", "commit"] = "now",
-        template: str = "",
+        **options: Any,
     ) -> Any:
         """A `Lock`; with a callback: take it, call `callback(release)`, release it if that has not, return the result.
 
@@ -147,19 +137,13 @@ class Locksmith(SingleFlight):
 
         Raises `TypeError` or `ValueError` that name the argument at fault. Redis is not asked before the lock is taken.
         """
-        # Compared one by one, because this is on every lock's way.
-        if (
-            timeout is blocking is blocking_timeout is renew is max_hold is UNSET
-            and on_busy == on_lost == "raise"
-            and label == ""
-            and release == "now"
-        ):
-            options = NO_OPTIONS
+        if options:
+            template = options.pop("template", "")
+            if not isinstance(template, str):
+                raise TypeError(f"template must be a str, not {template!r}")
+            lock = Lock(self, check_key(key), options_of(options), template)
         else:
-            options = Options(timeout, blocking, blocking_timeout, renew, max_hold, on_busy, on_lost, label, release)
-        if template and not isinstance(template, str):
-            raise TypeError(f"template must be a str, not {template!r}")
-        lock = Lock(self, check_key(key), options, template)
+            lock = Lock(self, check_key(key), NO_OPTIONS)
         if callback is None:
             return lock
         if not callable(callback):

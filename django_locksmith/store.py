@@ -18,7 +18,7 @@ from .seats import Place, Seats
 from .tokens import read_holder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from .connections import Node
     from .lua import Script
@@ -34,6 +34,7 @@ LONG_WAIT = 10.0
 _REPLICAS_WITHIN = 1.0
 """Seconds that the replicas have to confirm a grant."""
 _PAGE = 500
+_MANY = 1024
 
 
 class Store:
@@ -50,7 +51,8 @@ class Store:
         self._seats = Seats(wires)
         self.place = partial(Place, self._seats)
         # The keys of a lock, by its key.
-        self.names = partial(names_in_cluster if wires.deployment.cluster else names_on_one_server, prefix)
+        make_names = names_in_cluster if wires.deployment.cluster else names_on_one_server
+        self.names = _Known(partial(make_names, prefix)).__getitem__
 
     # ---- taking and giving back
 
@@ -216,6 +218,19 @@ class Store:
             await line.drop()
             raise
         await line.keep()
+
+
+class _Known(dict[str, "Names"]):
+    """The names of the keys that were asked for of late: a look into a dict, where a cache's own would cost thrice."""
+
+    def __init__(self, make: Callable[[str], Names]) -> None:
+        self._make = make
+
+    def __missing__(self, key: str) -> Names:
+        if len(self) >= _MANY:
+            self.clear()
+        names = self[key] = self._make(key)
+        return names
 
 
 class WaitingLine:

@@ -335,4 +335,15 @@ class Options(NamedTuple):
 
 
 NO_OPTIONS = Options()
+
+
+def options_of(given: dict[str, Any]) -> Options:
+    """What a caller said by name. Raises `TypeError` that names what there is not."""
+    unknown = given.keys() - set(Options._fields)
+    if unknown:
+        has = ", ".join((*Options._fields, "template"))
+        raise TypeError(f"a lock has no option {min(unknown)!r}; it has {has}")
+    return Options(**given)
+
+
 _USUAL_CHOICES = NO_OPTIONS[5:]
