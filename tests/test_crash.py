@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from django_locksmith import Locksmith
     from tests.conftest import Deployment, Face
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def nursery(valkey: Deployment) -> Iterator[Nursery]:

