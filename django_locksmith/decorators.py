@@ -7,7 +7,7 @@ import logging
 import weakref
 from contextlib import AsyncExitStack, ExitStack
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from django.db import connections, transaction
 from django.http import HttpResponseBase
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
 
     from .conf import Seconds
+    from .exceptions import LocksmithError
     from .lease import Lease
     from .lock import Lock
     from .service import Locksmith
@@ -93,69 +94,99 @@ def lock_view(
                 f"@lock_view(...) decorates views, not {view!r}; write @lock_view() where you need no options, and"
                 " @method_decorator(lock_view(...), name='dispatch') for a class"
             )
-        view_key = ViewKey(key, view)
-        duty = _Duty(view)
-
-        def lock_for(request: HttpRequest, user: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Lock | None:
-            name = view_key.make(request, user, args, kwargs)
-            return None if name is None else service(name, template=view_key.template, **options)
-
-        def is_locked(request: HttpRequest) -> bool:
-            return request.method not in _SAFE if locked is None else request.method in locked
-
-        def answer(request: HttpRequest, error: Exception) -> Any:
-            if isinstance(error, LockUnavailable):
-                logger.error("%s %s: %s", request.method, request.path, error, exc_info=error)
-                return answers.unavailable(request)
-            if isinstance(error, LockReentered) or not isinstance(error, LockBusy):
-                raise error
-            return on_busy(request, error) if on_busy else answers.busy(request, error, status)
-
-        if is_async(view):
-
-            @wraps(view)
-            async def in_lock_async(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-                if not is_locked(request):
-                    return await view(request, *args, **kwargs)
-                user = await auser_of(request) if view_key.wants_user else None
-                lock = lock_for(request, user, args, kwargs)
-                if lock is None:
-                    return await view(request, *args, **kwargs)
-                try:
-                    lease = await lock.atake()
-                except (LockBusy, LockUnavailable) as error:
-                    response = answer(request, error)
-                    return await response if inspect.isawaitable(response) else response
-                async with AsyncExitStack() as held:
-                    await held.enter_async_context(lease)
-                    response = await view(request, *args, **kwargs)
-                    if _outlives(lease, response):
-                        held.pop_all()
-                    return response
-
-            return in_lock_async  # type: ignore[return-value]  # wraps() keeps the signature; the types cannot say so
-
-        @wraps(view)
-        def in_lock(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-            user = user_of(request) if view_key.wants_user and is_locked(request) else None
-            lock = lock_for(request, user, args, kwargs) if is_locked(request) else None
-            if lock is None:
-                return duty.do(request, None, args, kwargs)
-            try:
-                lease = lock.take()
-            except (LockBusy, LockUnavailable) as error:
-                return answer(request, error)
-            with ExitStack() as held:
-                held.enter_context(lease)
-                response = duty.do(request, lease, args, kwargs)
-                if _outlives(lease, response):
-                    held.pop_all()
-                return response
-
-        in_lock._non_atomic_requests = duty  # type: ignore[attr-defined]  # Django's own mark for views
-        return in_lock  # type: ignore[return-value]  # as above
+        guard = _Guard(ViewKey(key, view), locked, status, on_busy, service, options)
+        guarded = _guarded_async if is_async(view) else _guarded
+        return cast("V", guarded(view, guard))  # wraps() keeps the signature; the types cannot say so
 
     return decorate
+
+
+class _Guard:
+    """The lock of one view: which requests it is for, under which key, and what those hear who find it busy."""
+
+    def __init__(
+        self,
+        key: ViewKey,
+        methods: frozenset[str] | None,
+        status: int,
+        on_busy: Callable[[HttpRequest, LockBusy], Any] | None,
+        service: Locksmith,
+        options: dict[str, Any],
+    ) -> None:
+        self._key = key
+        self._methods = methods
+        self._status = status
+        self._on_busy = on_busy
+        self._service = service
+        self._options = options
+        self.wants_user = key.wants_user
+
+    def is_for(self, request: HttpRequest) -> bool:
+        """Is a request of this method locked?"""
+        return request.method not in _SAFE if self._methods is None else request.method in self._methods
+
+    def lock(self, request: HttpRequest, user: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Lock | None:
+        """The lock of this request; `None` if the key function says that it needs none."""
+        key = self._key.make(request, user, args, kwargs)
+        return None if key is None else self._service(key, template=self._key.template, **self._options)
+
+    def answer(self, request: HttpRequest, error: LocksmithError) -> Any:
+        """The answer instead of the view's; raises what is a mistake in the code."""
+        if isinstance(error, LockUnavailable):
+            logger.error("%s %s: %s", request.method, request.path, error, exc_info=error)
+            return answers.unavailable(request)
+        if isinstance(error, LockReentered) or not isinstance(error, LockBusy):
+            raise error
+        return self._on_busy(request, error) if self._on_busy else answers.busy(request, error, self._status)
+
+
+def _guarded(view: Callable[..., Any], guard: _Guard) -> Callable[..., Any]:
+    duty = _Duty(view)
+
+    @wraps(view)
+    def in_lock(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        lock = None
+        if guard.is_for(request):
+            lock = guard.lock(request, user_of(request) if guard.wants_user else None, args, kwargs)
+        if lock is None:
+            return duty.do(request, None, args, kwargs)
+        try:
+            lease = lock.take()
+        except (LockBusy, LockUnavailable) as error:
+            return guard.answer(request, error)
+        with ExitStack() as held:
+            held.enter_context(lease)
+            response = duty.do(request, lease, args, kwargs)
+            if _outlives(lease, response):
+                held.pop_all()
+            return response
+
+    in_lock._non_atomic_requests = duty  # type: ignore[attr-defined]  # Django's own mark for views
+    return in_lock
+
+
+def _guarded_async(view: Callable[..., Any], guard: _Guard) -> Callable[..., Any]:
+    # Django makes no transaction for async views: there is no duty to take over.
+    @wraps(view)
+    async def in_lock(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        lock = None
+        if guard.is_for(request):
+            lock = guard.lock(request, await auser_of(request) if guard.wants_user else None, args, kwargs)
+        if lock is None:
+            return await view(request, *args, **kwargs)
+        try:
+            lease = await lock.atake()
+        except (LockBusy, LockUnavailable) as error:
+            response = guard.answer(request, error)
+            return await response if inspect.isawaitable(response) else response
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(lease)
+            response = await view(request, *args, **kwargs)
+            if _outlives(lease, response):
+                held.pop_all()
+            return response
+
+    return in_lock
 
 
 class _Duty(set[str]):
