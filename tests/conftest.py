@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from tests.postgres import Postgres
     from tests.servers import Server
 
-# A shell that starts the tests in the background has Ctrl-C ignored, and so by all that they start.
+# Who starts the tests in the background has Ctrl-C ignored, nohup a hang-up; and so have all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(_number, signal.SIG_DFL)
 
 SINGLE = ["valkey", "redis-6.2", "system-redis"]
 DEPLOYMENTS = [*SINGLE, "sentinel", "cluster"]
