@@ -367,7 +367,7 @@ def test_invalidate_does_not_lift_it(deployment: Deployment, face: Face, service
 def test_longer_than_the_lease(deployment: Deployment, face: Face) -> None:
     """A computation that takes longer than the lease is renewed: nobody else computes, nobody sees an error."""
     origin = Origin(1, held=True)
-    answers = Crowd(deployment, face, services=2, callers=2).wants(origin, lease=0.6)
+    answers = Crowd(deployment, face, services=2, callers=2).wants(origin, lease=1.5)
     (flight,) = deployment.flying()
     renewed = 0
     before = left(deployment, flight)

@@ -89,17 +89,17 @@ class Queues:
         self.app = app
         self._folder = folder
         self._env = {f"LOCKSMITH_TEST_{name}": value for name, value in _where(server.url, locks, folder).items()}
-        self._workers: list[Worker] = []
+        self.workers: list[Worker] = []
 
     def start(self, *command: str) -> Worker:
         """Start a process in the project of the queues."""
-        worker = Worker(self._folder / f"said-{len(self._workers)}", *command, **self._env)
-        self._workers.append(worker)
+        worker = Worker(self._folder / f"said-{len(self.workers)}", *command, **self._env)
+        self.workers.append(worker)
         return worker
 
     def celery(self, processes: int = 1) -> Worker:
         """A Celery worker, which may take a moment until it is ready."""
-        return self.start(*CELERY, "--hostname", f"worker-{len(self._workers)}", "--concurrency", str(processes))
+        return self.start(*CELERY, "--hostname", f"worker-{len(self.workers)}", "--concurrency", str(processes))
 
     def task(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """The signature of one of the project's tasks."""
@@ -117,7 +117,7 @@ class Queues:
         return json.loads(told[1])
 
     def kill_all(self) -> None:
-        for worker in self._workers:
+        for worker in self.workers:
             worker.kill()
 
 
