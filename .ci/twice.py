@@ -1,7 +1,7 @@
 """Run the tests; and what failed, once more by itself.
 
-Some tests are about time. A machine that stalls for a second in the middle of one may fail it for nothing, but hardly the
-same one twice; what is broken fails again. What needed the second try is printed by the first, and to be looked at.
+Some tests are about time. A machine that stalls for a second in the middle of one may fail it for nothing, but hardly
+the same one twice; what is broken fails again. What needed the second try is printed by the first, to be looked at.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ def main(*arguments: str) -> int:
     code = subprocess.run(command, check=False).returncode
     if code != TESTS_FAILED:
         return code
-    print("== what failed, once more by itself", flush=True)
+    sys.stdout.write("== what failed, once more by itself\n")
+    sys.stdout.flush()
     return subprocess.run([*command, "--last-failed"], check=False).returncode
 
 
