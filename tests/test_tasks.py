@@ -336,8 +336,7 @@ def test_skip_loses_no_task(queues: Queues, valkey: Deployment, whole: bool) -> 
     child, parent = queues.entered("a")
     assert parent == worker.pid
     if whole:
-        worker.kill()
-        queues.celery()
+        queues.kill_and_replace(worker)
     else:
         os.kill(child, signal.SIGKILL)
         skipped = queues.task("is_resumed", "a").delay().get(timeout=30)
@@ -375,8 +374,7 @@ def test_whole_workers_die(queues: Queues, valkey: Deployment) -> None:
         queues.survives(f"{20 * number + 7}")  # of this number it is one that waits to be killed
         _, parent = queues.entered("doomed")
         assert parent == worker.pid
-        worker.kill()
-        queues.celery()
+        queues.kill_and_replace(worker)
         poll(lambda number=number: queues.there.scard("done") == number + 1, within=60)
         queues.kill_all()
     assert queues.there.lrange("overlaps", 0, -1) == []
