@@ -103,7 +103,16 @@ class Lock:
         Raises `LockReentered` instead of waiting for oneself, and `LockUnavailable`.
         """
         face = self._workshop.threads()
-        return self._take_in_thread(face, self._ask(face, blocking, blocking_timeout, token), _or_none)
+        ask = self._ask(face, blocking, blocking_timeout, token)
+        # Ctrl-C may come between the grant and the return. Here, and not in a function that three could share: it may
+        # come between that one's return and ours, too.
+        try:
+            return _or_none(run_sync(self._take(face, ask)))
+        except LocksmithError:
+            raise
+        except BaseException:
+            self._give_up(face, ask)
+            raise
 
     async def aacquire(
         self,
@@ -118,7 +127,14 @@ class Lock:
     def take(self) -> Lease:
         """As `acquire`, but raises `LockBusy`, which knows the holder, where that returns `None`."""
         face = self._workshop.threads()
-        return self._take_in_thread(face, self._ask(face), _or_raise)
+        ask = self._ask(face)
+        try:
+            return _or_raise(run_sync(self._take(face, ask)))
+        except LocksmithError:
+            raise
+        except BaseException:
+            self._give_up(face, ask)
+            raise
 
     async def atake(self) -> Lease:
         """As `take`."""
@@ -127,7 +143,14 @@ class Lock:
 
     def __enter__(self) -> Lease:
         face = self._workshop.threads()
-        return self._take_in_thread(face, self._ask(face), self._enter)
+        ask = self._ask(face)
+        try:
+            return self._enter(run_sync(self._take(face, ask)))
+        except LocksmithError:
+            raise
+        except BaseException:
+            self._give_up(face, ask)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -224,16 +247,6 @@ class Lock:
                 await face.store.sheltered(outcome.leave(face, error))
                 raise
         return outcome
-
-    def _take_in_thread(self, face: Face, ask: Ask, finish: Callable[[Lease | LockBusy], T]) -> T:
-        try:
-            return finish(run_sync(self._take(face, ask)))
-        except LocksmithError:
-            raise
-        except BaseException:
-            # Ctrl-C between the grant and the return.
-            self._give_up(face, ask)
-            raise
 
     def _give_up(self, face: Face, ask: Ask) -> None:
         """The caller was interrupted, perhaps between the grant and the return."""

@@ -87,7 +87,7 @@ def _session(request: HttpRequest) -> str:
     # look at locks: whoever knows it is that visitor.
     session = getattr(request, "session", None)
     secret = getattr(session, "session_key", None) or request.COOKIES.get(settings.CSRF_COOKIE_NAME)
-    return f"session {salted_hmac(__name__, secret).hexdigest()[:20]}" if secret else "anonymous"
+    return f"session {salted_hmac(__name__, secret, algorithm='sha256').hexdigest()[:20]}" if secret else "anonymous"
 
 
 class _Given:
