@@ -639,7 +639,7 @@ def test_next_request_of_the_same_thread(valkey: Deployment) -> None:
 
 
 def test_response_that_nobody_sends(site: Site) -> None:
-    """A response that a middleware replaces by another is not sent: the lock is free as soon as Python has collected it."""
+    """A response that a middleware replaces by another is not sent: the lock is free when Python has collected it."""
     page = page_that(str)
     for make in (lambda request, pk: StreamingHttpResponse([b"chunk"]), lambda request, pk: page(request)):
         view = lock_view(KEY)(site.view(make))
