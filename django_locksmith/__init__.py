@@ -5,25 +5,30 @@
     with locksmith("report:42"):
         ...
 
-The way in, for readers of the code (imports point down only, tests/test_layers.py proves it):
+The way in, for readers of the code (imports point down only, `lint-imports` proves it):
 
-    edge     apps.py  checks.py  survey.py  management/  warden.py  Django's own places
-             decorators.py  middleware.py  view_keys.py  answers.py
-             admin.py  overview.py  models.py  wording.py
-             contrib/  testing.py  pytest_plugin.py        other people's software
-    public   service.py  compute_once.py  values.py        what users hold in their hands
-             fencing.py  lock.py  lease.py  key_templates.py
-             workshop.py  renewal.py  watch.py  transactions.py   what they share
-    policy   flights.py  protocol.py  bridge.py            every rule, once, for threads and tasks
-    store    flight_store.py  store.py -> lua/*.lua        requests and replies
-             packing.py  names.py  gates.py  seats.py
-             sync_wires.py  async_wires.py -> wires.py     how bytes travel
-             connections.py -> conf.py                     where to
-    ground   records.py  tokens.py  exceptions.py  signals.py
+    edge      apps.py  admin.py  models.py  checks/  management/         where Django looks
+              decorators.py  middleware.py  views/  admin_page/
+              contrib/  fencing.py  testing.py  pytest_plugin.py         for other software, for rows, for tests
+    api/      service.py  lock.py  lease.py  acquisition.py              what users hold in their hands
+              single_flight.py  flight_options.py  flight_calls.py
+              cached_values.py  decorating.py  key_templates.py  functions.py
+    runtime/  runtime.py  contexts.py  options.py  held_leases.py        what the locks of one process share
+              renewal.py  expiry.py  transactions.py
+    policy/   locks.py  flights.py  flight_outcomes.py  sync_bridge.py   every rule, once, for threads and tasks
+    local/    queues.py  flights.py  events.py                           how callers of one process wait for each other
+    redis/    lock_store.py  flight_store.py -> lua/*.lua                requests and replies
+              messages.py  key_names.py  packing.py
+              sync_transport.py  async_transport.py -> transport.py      how bytes travel
+              connections.py                                             where to
+    ground    conf.py  signals.py  exceptions.py  records.py  tokens.py  formatting.py
 """
 
 from __future__ import annotations
 
+from .api.lease import Lease
+from .api.lock import Lock
+from .api.service import Locksmith, locksmith
 from .exceptions import (
     LockBusy,
     LockLost,
@@ -34,10 +39,7 @@ from .exceptions import (
     RetryLater,
     StaleFence,
 )
-from .lease import Lease
-from .lock import Lock
 from .records import Holder, LockInfo, Skipped
-from .service import Locksmith, locksmith
 
 __all__ = [
     "Holder",

@@ -25,11 +25,11 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
 
+from .admin_page.lock_list import HeldLock, LockList, Row
+from .api.service import locksmith
 from .exceptions import LockUnavailable
+from .formatting import printable, shortened
 from .models import Lock
-from .overview import Overview, Row, Ticket
-from .service import locksmith
-from .wording import printable, shortened
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from django.urls import URLPattern
     from django.utils.functional import _StrPromise
 
+    from .api.service import Locksmith
     from .records import LockInfo
-    from .service import Locksmith
 
     Base = admin.ModelAdmin[Lock]
 else:
@@ -143,13 +143,13 @@ class LockAdmin(Base):
             "release_url": self._url("release", request),
         }
         try:
-            overview = Overview(self.service, request.GET)
+            lock_list = LockList(self.service, request.GET)
         except TROUBLE as error:
             # Not a 503: Django would mail it to the site's admins, every few seconds from every open tab, and a proxy
             # may put a page of its own in the place of this one, which works.
             logger.warning("The locks cannot be listed: %s", error)
             return {**context, "trouble": _explain(error)}
-        return {**context, "overview": overview, "now": timezone.now(), **self._page(request, overview.rows)}
+        return {**context, "lock_list": lock_list, "now": timezone.now(), **self._page(request, lock_list.rows)}
 
     def _page(self, request: HttpRequest, items: Any) -> dict[str, Any]:
         paginator = self.get_paginator(request, items, self.list_per_page)
@@ -183,64 +183,64 @@ class LockAdmin(Base):
         back = HttpResponseRedirect(self._url("changelist", request))
         if request.method != "POST":
             return back  # who had to log in again comes back by GET
-        tickets = _tickets_in(request.POST.getlist(ACTION_CHECKBOX_NAME))
-        if not tickets:
+        selection = _selection_in(request.POST.getlist(ACTION_CHECKBOX_NAME))
+        if not selection:
             self.message_user(request, gettext("Select the locks that are to be released."), messages.WARNING)
         elif "confirmed" in request.POST:
-            self._release(request, tickets)
+            self._release(request, selection)
         else:
-            return self._confirm(request, tickets) or back
+            return self._confirm(request, selection) or back
         return back
 
-    def _confirm(self, request: HttpRequest, tickets: list[Ticket]) -> TemplateResponse | None:
+    def _confirm(self, request: HttpRequest, selection: list[HeldLock]) -> TemplateResponse | None:
         try:
-            seen = [(ticket, self._look(ticket)) for ticket in tickets]
+            seen = [(held, self._look(held)) for held in selection]
         except TROUBLE as error:
             self.message_user(request, _explain(error), messages.ERROR)
             return None
-        held = []
-        for ticket, info in seen:
-            if _is_of(info, ticket):
-                held.append(Row(info, self.service.settings.timeout))
+        rows = []
+        for held, info in seen:
+            if _is_of(info, held):
+                rows.append(Row(info, self.service.settings.timeout))
             else:
-                self._say_left_alone(request, ticket, info)
-        if not held:
+                self._say_left_alone(request, held, info)
+        if not rows:
             return None
         context = {
             "title": _("Are you sure?"),
-            "rows": held,
+            "rows": rows,
             "checkbox": ACTION_CHECKBOX_NAME,
             "release_url": self._url("release", request),
         }
         return self._answer(request, "release_confirmation", context)
 
-    def _release(self, request: HttpRequest, tickets: list[Ticket]) -> None:
-        for done, ticket in enumerate(tickets):
-            name = _name_of(ticket)
+    def _release(self, request: HttpRequest, selection: list[HeldLock]) -> None:
+        for done, held in enumerate(selection):
+            name = _name_of(held)
             try:
-                info = self._look(ticket)
-                if _is_of(info, ticket) and self.service.clear(info):
+                info = self._look(held)
+                if _is_of(info, held) and self.service.clear(info):
                     self._record(request, info)
                     self.message_user(request, gettext("Released: %s") % name, messages.SUCCESS)
                 else:
-                    self._say_left_alone(request, ticket, self._look(ticket))
+                    self._say_left_alone(request, held, self._look(held))
             except TROUBLE as error:
                 text = gettext("%(trouble)s This lock may have been released or not: %(name)s")
                 self.message_user(request, text % {"trouble": _explain(error), "name": name}, messages.ERROR)
                 logger.warning("%s cannot be sure to have released %s: %s", request.user, name, error)
-                for other in tickets[done + 1 :]:
+                for other in selection[done + 1 :]:
                     self.message_user(request, gettext("Not released: %s") % _name_of(other), messages.ERROR)
                 return
 
-    def _look(self, ticket: Ticket) -> LockInfo | None:
+    def _look(self, held: HeldLock) -> LockInfo | None:
         try:
-            return self.service.info(ticket.key)
+            return self.service.info(held.key)
         except ValueError as error:
             raise BadRequest(str(error)) from error
 
-    def _say_left_alone(self, request: HttpRequest, ticket: Ticket, info: LockInfo | None) -> None:
+    def _say_left_alone(self, request: HttpRequest, held: HeldLock, info: LockInfo | None) -> None:
         text = gettext("Already free: %s") if info is None else gettext("Changed hands meanwhile, left alone: %s")
-        self.message_user(request, text % _name_of(ticket), messages.WARNING)
+        self.message_user(request, text % _name_of(held), messages.WARNING)
 
     def _record(self, request: HttpRequest, info: LockInfo) -> None:
         holder = printable(str(info.holder))
@@ -250,19 +250,19 @@ class LockAdmin(Base):
         self.log_change(request, lock, gettext("Released by force; it was held by %s.") % holder)
 
 
-def _tickets_in(values: list[str]) -> list[Ticket]:
+def _selection_in(values: list[str]) -> list[HeldLock]:
     try:
-        return list(dict.fromkeys(map(Ticket.read, values)))
+        return list(dict.fromkeys(map(HeldLock.read, values)))
     except (ValueError, RecursionError) as error:
         raise BadRequest(str(error)) from error
 
 
-def _name_of(ticket: Ticket) -> str:
-    return shortened(printable(ticket.key))
+def _name_of(held: HeldLock) -> str:
+    return shortened(printable(held.key))
 
 
-def _is_of(info: LockInfo | None, ticket: Ticket) -> TypeGuard[LockInfo]:
-    return info is not None and info.holder is not None and info.holder.token == ticket.token
+def _is_of(info: LockInfo | None, held: HeldLock) -> TypeGuard[LockInfo]:
+    return info is not None and info.holder is not None and info.holder.token == held.token
 
 
 def _explain(error: Exception) -> str | _StrPromise:

@@ -12,24 +12,25 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from django.db import connections, transaction
 from django.http import HttpResponseBase
 
-from . import answers, transactions
+from .api.functions import is_async
+from .api.service import locksmith
 from .exceptions import LockBusy, LockReentered, LockUnavailable
-from .lock import is_async
-from .service import locksmith
-from .view_keys import ViewKey, auser_of, user_of
-from .watch import tell_in_thread
-from .workshop import UNSET, Unset
+from .runtime import transactions
+from .runtime.expiry import tell_in_thread
+from .runtime.options import UNSET, Unset
+from .views import responses
+from .views.view_keys import ViewKey, auser_of, user_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from django.http import HttpRequest
 
+    from .api.lease import Lease
+    from .api.lock import Lock
+    from .api.service import Locksmith
     from .conf import Seconds
     from .exceptions import LocksmithError
-    from .lease import Lease
-    from .lock import Lock
-    from .service import Locksmith
 
 logger = logging.getLogger("django_locksmith.view")
 
@@ -46,7 +47,7 @@ def lock_view(
     blocking_timeout: Seconds | None = 0,
     renew: bool | Unset = UNSET,
     max_hold: Seconds | Unset | None = UNSET,
-    status: int = answers.BUSY,
+    status: int = responses.BUSY,
     on_busy: Callable[[HttpRequest, LockBusy], Any] | None = None,
     label: str = "",
     service: Locksmith = locksmith,
@@ -70,8 +71,8 @@ def lock_view(
     response is rendered or streamed later, after that. If the lock is lost while the view runs in that transaction, it
     is rolled back and `LockLost` raised; if there is none, or it is lost later, that is logged.
     """
-    if status not in answers.MAY_SAY:
-        raise ValueError(f"status must be one of {', '.join(map(str, answers.MAY_SAY))}, not {status!r}")
+    if status not in responses.MAY_SAY:
+        raise ValueError(f"status must be one of {', '.join(map(str, responses.MAY_SAY))}, not {status!r}")
     if key is not None and not callable(key) and (not isinstance(key, str) or not key):
         raise TypeError(f"key must be a template, a function or None, not {key!r}")
     if isinstance(methods, str):
@@ -134,10 +135,10 @@ class _Guard:
         """The answer instead of the view's; raises what is a mistake in the code."""
         if isinstance(error, LockUnavailable):
             logger.error("%s %s: %s", request.method, request.path, error, exc_info=error)
-            return answers.unavailable(request)
+            return responses.unavailable(request)
         if isinstance(error, LockReentered) or not isinstance(error, LockBusy):
             raise error
-        return self._on_busy(request, error) if self._on_busy else answers.busy(request, error, self._status)
+        return self._on_busy(request, error) if self._on_busy else responses.busy(request, error, self._status)
 
 
 def _guarded(view: Callable[..., Any], guard: _Guard) -> Callable[..., Any]:

@@ -22,8 +22,8 @@ from django.db import connections, models, router, transaction
 from django.db.models.expressions import Col
 from django.db.models.lookups import Exact
 
+from .api.lease import Lease
 from .exceptions import StaleFence
-from .lease import Lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from django.utils.deprecation import MiddlewareMixin
 
-from . import answers
 from .exceptions import LockBusy, LockReentered, LockUnavailable
+from .views import responses
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
@@ -25,8 +25,8 @@ class LocksmithMiddleware(MiddlewareMixin):
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """Django calls it with what a view raised."""
         if isinstance(exception, LockBusy) and not isinstance(exception, LockReentered):
-            return answers.busy(request, exception)
+            return responses.busy(request, exception)
         if isinstance(exception, LockUnavailable):
             logger.error("%s %s: %s", request.method, request.path, exception, exc_info=exception)
-            return answers.unavailable(request)
+            return responses.unavailable(request)
         return None

@@ -7,7 +7,7 @@ from typing import ClassVar
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .wording import printable
+from .formatting import printable
 
 
 class _NoLocks(models.Manager["Lock"]):

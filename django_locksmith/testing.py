@@ -22,25 +22,26 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings as django_settings
 from django.test.utils import TestContextDecorator, override_settings
 
-from . import conf, protocol
-from .bridge import run_sync
-from .connections import Memory, check_deployment
-from .lease import Lease
-from .names import check_key, encode
-from .protocol import Ask
-from .service import locksmith
+from . import conf
+from .api.lease import Lease
+from .api.service import locksmith
+from .policy import locks as lock_policy
+from .policy.sync_bridge import run_sync
+from .redis.connections import Memory, check_deployment
+from .redis.key_names import check_key, encode
+from .redis.messages import Attempt
+from .runtime.runtime import process
 from .tokens import new_token
-from .workshop import process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .connections import Deployment
-    from .names import Names
+    from .api.service import Locksmith
     from .records import LockInfo
-    from .service import Locksmith
-    from .store import Store
-    from .workshop import Workshop
+    from .redis.connections import Deployment
+    from .redis.key_names import Names
+    from .runtime.contexts import Context
+    from .runtime.runtime import Runtime
 
 __all__ = [
     "LocksInMemory",
@@ -66,14 +67,14 @@ def assert_locked(key: str = "", *, by: Lease | None = None, service: Locksmith 
     if info is None:
         raise AssertionError(f"the lock {key!r} is not held; {_told(service.locks())}")
     if by is not None and (info.holder is None or info.holder.token != by.token):
-        raise AssertionError(f"the lock {_line(info)}, not by {by!r}")
+        raise AssertionError(f"the lock {_said_of(info)}, not by {by!r}")
 
 
 def assert_not_locked(key: str = "", *, service: Locksmith = locksmith) -> None:
     """Fail if somebody holds this lock of the service."""
     info = service.info(key)
     if info is not None:
-        raise AssertionError(f"the lock {_line(info)}")
+        raise AssertionError(f"the lock {_said_of(info)}")
 
 
 def assert_no_locks_left(service: Locksmith | None = None) -> None:
@@ -81,19 +82,19 @@ def assert_no_locks_left(service: Locksmith | None = None) -> None:
 
     Those that are only `busy` do not count.
     """
-    scene = _scene()
-    left = scene.held() if scene and service is None else (service or locksmith).locks()
-    if scene:
-        left = [info for info in left if not scene.is_stand_in(info)]
+    substitute = _substitute()
+    left = substitute.held() if substitute and service is None else (service or locksmith).locks()
+    if substitute:
+        left = [info for info in left if not substitute.is_stand_in(info)]
     if left:
         raise AssertionError(f"locks were not given back; {_told(left)}")
 
 
 def _told(held: list[LockInfo]) -> str:
-    return "held are: " + "; ".join(map(_line, held)) if held else "no lock is held"
+    return "held are: " + "; ".join(map(_said_of, held)) if held else "no lock is held"
 
 
-def _line(info: LockInfo) -> str:
+def _said_of(info: LockInfo) -> str:
     return f"{info.key!r} is held by {info.holder or 'nobody yet: it is being handed over'}"
 
 
@@ -119,20 +120,20 @@ def lose_now(lease: Lease | str) -> None:
     # The holder first: never must two believe in it.
     lease.lose(f"its lease of {lease.timeout:g} s ran out (lose_now)", news.extend)
     try:
-        run_sync(protocol.clear(lease.workshop.threads().store, lease.key, lease.token))
+        run_sync(lock_policy.clear(lease.runtime.threads().store, lease.key, lease.token))
     finally:
         _tell(news, lease.owner)
 
 
 def _lease_of(key: str) -> Lease:
-    scene = _scene()
-    here = {workshop.lease_of(key) for workshop in list(process.workshops) if workshop.scene is scene}
+    substitute = _substitute()
+    here = {runtime.held.latest(key) for runtime in list(process.runtimes) if runtime.substitute is substitute}
     # Of a lease that an earlier test has forgotten, Redis knows nothing any more.
-    held = [lease for lease in here if lease is not None and lease.held and _is_in_redis(lease)]
+    held: list[Lease] = [lease for lease in here if lease is not None and lease.held and _is_in_redis(lease)]
     if not held:
         raise AssertionError(
             f"nobody in this process holds {key!r}, so nobody can lose it;"
-            f" {_told(scene.held() if scene else locksmith.locks())}"
+            f" {_told(substitute.held() if substitute else locksmith.locks())}"
         )
     if len(held) > 1:
         raise ValueError(f"{key!r} is held here by several services; give lose_now the lease")
@@ -140,7 +141,7 @@ def _lease_of(key: str) -> Lease:
 
 
 def _is_in_redis(lease: Lease) -> bool:
-    info = run_sync(protocol.look(lease.workshop.threads().store, lease.ask.names))
+    info = run_sync(lock_policy.look(lease.runtime.threads().store, lease.attempt.names))
     return info is not None and info.holder is not None and info.holder.token == lease.token
 
 
@@ -173,17 +174,17 @@ def _loop_here() -> asyncio.AbstractEventLoop | None:
 class LocksInMemory:
     """The locks of one test, as `override_locks` and the pytest fixture `locksmith_memory` hand them out."""
 
-    def __init__(self, scene: _Scene) -> None:
-        self._scene = scene
+    def __init__(self, substitute: _LocksOfOneTest) -> None:
+        self._substitute = substitute
 
     def busy(self, *keys: str) -> None:
         """From now on these locks are held by somebody else; see `override_locks`. Raises `ValueError` if they cannot,
         because the test itself holds one."""
-        self._scene.occupy(_checked(keys))
+        self._substitute.occupy(_checked(keys))
 
     def free(self, *keys: str) -> None:
         """They are not, any more. Raises `ValueError` for what was not said to be busy, in the same words."""
-        self._scene.vacate(keys)
+        self._substitute.vacate(keys)
 
     lose_now = staticmethod(lose_now)
     assert_locked = staticmethod(assert_locked)
@@ -220,31 +221,31 @@ class override_locks(TestContextDecorator):  # noqa: N801  # named, and used, as
             raise TypeError("override_locks takes no redis: its locks are in memory")
         self._busy = _checked(busy)
         self._settings = settings
-        self._open: list[tuple[_Scene, override_settings]] = []
+        self._open: list[tuple[_LocksOfOneTest, override_settings]] = []
 
     def enable(self) -> LocksInMemory:
         conf.read_settings(self._settings)  # names what is wrong
         check_deployment("memory://")
         given = getattr(django_settings, "LOCKSMITH", None) or {}
         override = override_settings(LOCKSMITH=given | {name.upper(): value for name, value in self._settings.items()})
-        scene = _Scene(self._busy)
-        process.scenes.append(scene)
+        substitute = _LocksOfOneTest(self._busy)
+        process.substitutes.append(substitute)
         try:
-            override.enable()  # which has all services look up their settings anew, and so the scene
+            override.enable()  # which has all services look up their settings anew, and so the substitute
         except BaseException:
-            process.scenes.remove(scene)
+            process.substitutes.remove(substitute)
             raise
-        self._open.append((scene, override))
-        locksmith.workshop()  # at once, so that its locks are seen before it is used
-        return LocksInMemory(scene)
+        self._open.append((substitute, override))
+        locksmith.runtime()  # at once, so that its locks are seen before it is used
+        return LocksInMemory(substitute)
 
     def disable(self) -> None:
-        scene, override = self._open.pop()
-        process.scenes.remove(scene)
+        substitute, override = self._open.pop()
+        process.substitutes.remove(substitute)
         try:
             override.disable()
         finally:
-            scene.end()
+            substitute.end()
 
     def __enter__(self) -> LocksInMemory:  # type: ignore[override]  # the stubs know Django's own subclasses only
         return self.enable()
@@ -260,12 +261,12 @@ def _is_pattern(key: str) -> bool:
     return any(sign in key for sign in "*?[")
 
 
-def _scene() -> _Scene | None:
-    scene = process.scenes[-1] if process.scenes else None
-    return scene if isinstance(scene, _Scene) else None
+def _substitute() -> _LocksOfOneTest | None:
+    substitute = process.substitutes[-1] if process.substitutes else None
+    return substitute if isinstance(substitute, _LocksOfOneTest) else None
 
 
-class _Scene:
+class _LocksOfOneTest:
     """What `override_locks` puts in the place of Redis: a server for each name that a service has for one.
 
     Those who are said to hold a lock do hold it there, so that whoever looks sees them.
@@ -274,21 +275,21 @@ class _Scene:
     def __init__(self, busy: list[str]) -> None:
         self._busy = list(busy)
         self._servers: dict[str, Memory] = {}
-        self._workshops: list[Workshop] = []
+        self._runtimes: list[Runtime] = []
         self._tokens: dict[str, bytes] = {}
         self._until: dict[tuple[Deployment, bytes], float] = {}
 
     def deployment(self, where: str) -> Deployment:
         return self._servers.get(where) or self._servers.setdefault(where, Memory())
 
-    def enter(self, workshop: Workshop) -> None:
-        self._workshops.append(workshop)
-        self._take_places(workshop, self._busy)
+    def enter(self, runtime: Runtime) -> None:
+        self._runtimes.append(runtime)
+        self._occupy_all(runtime, self._busy)
 
-    async def prepare(self, store: Store, ask: Ask) -> None:
-        if self._is_busy(ask.names.key):
-            ask.wait = 0.0
-            await self._take_place(store, ask.names)
+    async def prepare(self, context: Context, attempt: Attempt) -> None:
+        if self._is_busy(attempt.names.key):
+            attempt.wait = 0.0
+            await self._occupy_one(context, attempt.names)
 
     def start_again(self) -> None:
         self._servers.clear()
@@ -296,8 +297,8 @@ class _Scene:
 
     def end(self) -> None:
         """Nobody takes locks here any more."""
-        for workshop in self._workshops:
-            workshop.close()
+        for runtime in self._runtimes:
+            runtime.close()
 
     # ---- stand-ins: who hold the locks that are busy
 
@@ -305,21 +306,21 @@ class _Scene:
         for key in keys:
             for info in self.held():
                 if _matches(info.key, key) and not self.is_stand_in(info):
-                    raise ValueError(f"{key!r} cannot be busy: {_line(info)}")
+                    raise ValueError(f"{key!r} cannot be busy: {_said_of(info)}")
         self._busy += keys
-        for workshop in self._namespaces():
-            self._take_places(workshop, keys)
+        for runtime in self._namespaces():
+            self._occupy_all(runtime, keys)
 
     def vacate(self, keys: Iterable[str]) -> None:
         for key in keys:
             if key not in self._busy:
                 raise ValueError(f"{key!r} is not busy; busy are: {', '.join(map(repr, self._busy)) or 'none'}")
             self._busy.remove(key)
-        for workshop in self._namespaces():
-            store = workshop.threads().store
-            for info in run_sync(protocol.list_locks(store, lambda key: not self._is_busy(key))):
+        for runtime in self._namespaces():
+            store = runtime.threads().store
+            for info in run_sync(lock_policy.list_locks(store, lambda key: not self._is_busy(key))):
                 if info.holder is not None and self.is_stand_in(info):
-                    run_sync(protocol.clear(store, info.key, info.holder.token))
+                    run_sync(lock_policy.clear(store, info.key, info.holder.token))
         self._until.clear()
 
     def is_stand_in(self, info: LockInfo) -> bool:
@@ -329,21 +330,23 @@ class _Scene:
     def _is_busy(self, key: str) -> bool:
         return any(_matches(key, each) for each in self._busy)
 
-    def _take_places(self, workshop: Workshop, keys: list[str]) -> None:
-        store = workshop.threads().store
+    def _occupy_all(self, runtime: Runtime, keys: list[str]) -> None:
+        context = runtime.threads()
         for key in keys:
             if not _is_pattern(key):
-                run_sync(self._take_place(store, store.names(key)))
+                run_sync(self._occupy_one(context, context.store.names(key)))
 
-    async def _take_place(self, store: Store, names: Names) -> None:
-        place = (store.wires.deployment, names.lock)
+    async def _occupy_one(self, context: Context, names: Names) -> None:
+        store = context.store
+        where = (store.transport.deployment, names.lock)
         now = store.now()
-        if now < self._until.get(place, 0.0):
+        if now < self._until.get(where, 0.0):
             return  # it is there, unless the code under test has cleared it
         token = self._tokens.setdefault(names.key, encode(new_token("override_locks")))
         # Whoever asks with the token that has the lock, has it anew.
-        await protocol.acquire(store, Ask(names, token, _BUSY_FOR, 0.0), lambda *granted: None)
-        self._until[place] = now + _BUSY_FOR / 2
+        attempt = Attempt(names, token, _BUSY_FOR, 0.0)
+        await lock_policy.acquire(store, context.queues, attempt, lambda *granted: None)
+        self._until[where] = now + _BUSY_FOR / 2
 
     # ---- looking in
 
@@ -351,13 +354,13 @@ class _Scene:
         """The locks of all services, stand-ins' too."""
         return [
             info
-            for workshop in self._namespaces()
-            for info in run_sync(protocol.list_locks(workshop.threads().store, lambda key: True))
+            for runtime in self._namespaces()
+            for info in run_sync(lock_policy.list_locks(runtime.threads().store, lambda key: True))
         ]
 
-    def _namespaces(self) -> list[Workshop]:
-        """One workshop for each place where keys are their own."""
-        return list({(each.settings.redis, each.settings.prefix): each for each in self._workshops}.values())
+    def _namespaces(self) -> list[Runtime]:
+        """One runtime for each set of keys: two services may share one."""
+        return list({(each.settings.redis, each.settings.prefix): each for each in self._runtimes}.values())
 
 
 def _matches(key: str, pattern: str) -> bool:

@@ -1,4 +1,4 @@
-"""The servers, the faces, and the deployments that the promises are held against."""
+"""The servers, the callers, and the deployments that the promises are held against."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from django.core.cache.backends import locmem
 from django.test import override_settings
 
 from django_locksmith import Locksmith
-from django_locksmith.connections import Cluster, OneServer
-from django_locksmith.workshop import process
-from tests import postgres as postgres_server
-from tests import servers
+from django_locksmith.redis.connections import Cluster, OneServer
+from django_locksmith.runtime.runtime import process
+from tests.helpers import postgres as postgres_server
+from tests.helpers import servers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from django_locksmith import Lease, Lock, LockInfo
-    from django_locksmith.flight_store import FlightStore
-    from django_locksmith.gates import Gates
-    from tests.postgres import Postgres
-    from tests.servers import Server
+    from django_locksmith.local.flights import LocalFlights
+    from django_locksmith.runtime.contexts import Context
+    from tests.helpers.postgres import Postgres
+    from tests.helpers.servers import Server
 
 # Who starts the tests in the background has Ctrl-C ignored, nohup a hang-up; and so have all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -130,6 +131,13 @@ def alias(url: str, **options: Any) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(autouse=True)
+def _no_cached_values() -> None:
+    """What another test has put into a cache in memory is not there."""
+    for values in locmem._caches.values():  # type: ignore[attr-defined]  # of all caches, whatever the settings in force
+        values.clear()
+
+
 @pytest.fixture(scope="session")
 def started() -> Iterator[Callable[[str], Deployment]]:
     """Servers by kind, started at their first use and shared by all tests."""
@@ -178,8 +186,8 @@ def in_force(where: Deployment) -> Iterator[None]:
     """
     with override_settings(CACHES={"default": where.cache}, LOCKSMITH={"REDIS": "default"}):
         yield
-    for workshop in list(process.workshops):
-        deployment, threads = workshop._deployment, workshop._threads
+    for runtime in list(process.runtimes):
+        deployment, threads = runtime._deployment, runtime._threads
         nodes = [deployment._node] if isinstance(deployment, OneServer) else []
         if isinstance(deployment, Cluster):
             nodes = list(deployment._nodes.values())
@@ -187,7 +195,7 @@ def in_force(where: Deployment) -> Iterator[None]:
             while node._kept:
                 node._pool.release(node._kept.pop())
         if threads is not None:
-            for idle in threads.store.wires._idle.values():  # type: ignore[attr-defined]
+            for idle in threads.store.transport._idle.values():  # type: ignore[attr-defined]
                 while idle:
                     idle.pop()[0].disconnect()
 
@@ -324,12 +332,12 @@ class TaskOrigin:
         await asyncio.wait_for(self.called.acquire(), 10)
 
 
-def guests_of(gates: Gates) -> int:
-    """How many wait at these gates, besides the hosts."""
-    return sum(len(gate._bells) for gate in list(gates._gates.values()))
+def local_followers_of(local_flights: LocalFlights) -> int:
+    """How many wait for the outcomes of these flights."""
+    return sum(len(flight._events) for flight in list(local_flights._flights.values()))
 
 
-class Face:
+class Caller:
     """The same few words for threads and for tasks, so that a promise is written once."""
 
     name: str
@@ -366,7 +374,7 @@ class Face:
     # ---- single flight
 
     def populate(self, function: Callable[[], Any]) -> Callable[[], Any]:
-        """A function that may block, as `default` of this face."""
+        """A function that may block, as `default` for this kind of caller."""
         raise NotImplementedError
 
     def start_get(self, service: Locksmith, key: str, default: Any, *args: Any, **how: Any) -> Future[Any]:
@@ -383,16 +391,16 @@ class Face:
     def invalidate(self, service: Locksmith, key: str, *args: Any, **how: Any) -> None:
         self.start_invalidate(service, key, *args, **how).result(60)
 
-    def flights(self, service: Locksmith) -> FlightStore:
-        """The flights of the service as this face's callers share them."""
+    def context(self, service: Locksmith) -> Context:
+        """What callers of this kind share, of the service."""
         raise NotImplementedError
 
-    def guests(self, service: Locksmith) -> int:
-        """How many wait at the gates of the service, besides their hosts."""
-        return guests_of(self.flights(service).gates)
+    def local_followers(self, service: Locksmith) -> int:
+        """How many wait for another caller of this process."""
+        return local_followers_of(self.context(service).local_flights)
 
 
-class SyncFace(Face):
+class SyncCaller(Caller):
     name = "sync"
 
     def release(self, lease: Lease) -> bool:
@@ -429,11 +437,11 @@ class SyncFace(Face):
     def start_invalidate(self, service: Locksmith, key: str, *args: Any, **how: Any) -> Future[None]:
         return in_thread(lambda: service.invalidate(key, *args, **how))
 
-    def flights(self, service: Locksmith) -> FlightStore:
-        return service.workshop().threads().flights
+    def context(self, service: Locksmith) -> Context:
+        return service.runtime().threads()
 
 
-class AsyncFace(Face):
+class AsyncCaller(Caller):
     name = "async"
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -486,11 +494,11 @@ class AsyncFace(Face):
     def start_invalidate(self, service: Locksmith, key: str, *args: Any, **how: Any) -> Future[None]:
         return self._start(service.ainvalidate(key, *args, **how))
 
-    def flights(self, service: Locksmith) -> FlightStore:
-        async def look() -> FlightStore:
-            return service.workshop().loop().flights
+    def context(self, service: Locksmith) -> Context:
+        async def look() -> Context:
+            return service.runtime().loop()
 
-        found: FlightStore = self._run(look())
+        found: Context = self._run(look())
         return found
 
 
@@ -531,13 +539,13 @@ def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @pytest.fixture(params=["sync", "async"])
-def face(request: pytest.FixtureRequest) -> Iterator[Face]:
+def caller(request: pytest.FixtureRequest) -> Iterator[Caller]:
     """Threads and tasks in turn."""
     if request.param == "sync":
-        yield SyncFace()
+        yield SyncCaller()
     else:
         with running_loop() as loop:
-            yield AsyncFace(loop)
+            yield AsyncCaller(loop)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from .. import signals
 
 if TYPE_CHECKING:
-    from ..lease import Lease
+    from ..api.lease import Lease
 
 OTHER: Final = "other"
 """The name of all that has no template of its own."""

@@ -21,18 +21,18 @@ from django.core import checks
 from kombu.exceptions import OperationalError
 
 from .. import conf
-from ..key_templates import dotted_name, key_maker
-from ..lock import is_async
+from ..api.functions import dotted_name, is_async
+from ..api.key_templates import key_maker
+from ..api.service import Locksmith, locksmith
 from ..records import Skipped
-from ..service import Locksmith, locksmith
-from ..workshop import UNSET, Unset
+from ..runtime.options import UNSET, Unset
 from .celery_checks import check_visibility_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..api.lease import Lease
     from ..exceptions import LockBusy
-    from ..lease import Lease
 
 __all__ = ["lock_task"]
 

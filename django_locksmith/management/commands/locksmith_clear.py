@@ -12,7 +12,7 @@ from django.core.management.base import CommandError
 
 from django_locksmith import LockUnavailable, locksmith
 
-from ...wording import describe, printable
+from ...formatting import describe, printable
 from .. import common
 
 if TYPE_CHECKING:

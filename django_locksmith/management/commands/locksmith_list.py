@@ -13,7 +13,7 @@ from django.core.management.base import CommandError
 
 from django_locksmith import LockUnavailable, locksmith
 
-from ...wording import describe, printable, table
+from ...formatting import describe, printable, table
 from .. import common
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from django.core.management.base import CommandError
 
 from django_locksmith import LockBusy, LockLost, LockUnavailable, locksmith
 
-from ...warden import SIGNALS
-from ...wording import printable
+from ...formatting import printable
 from .. import common
-from ..ward import Ward
+from ..supervised import SupervisedCommand
+from ..supervisor import SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from django_locksmith import Lease, Lock
 
-    from ..ward import End
+    from ..supervised import End
 
 NO_PROCESS, BUSY, LOST = 71, 75, 76
 _DEFAULT_GRACE = 10.0
@@ -48,7 +48,7 @@ class Command(common.Command):
         "128+N": "the command, or the wait for the lock, was ended by signal N",
         "2": "wrong usage",
         "69": "Redis gave no usable answer; the command was not started",
-        "71": "no process could be had for the command, or its warden was killed",
+        "71": "no process could be had for the command, or its supervisor was killed",
         "75": "the lock is busy (--busy-exit-code); the command was not started",
         "76": "the lock was lost, or --max-hold is over, and the command stopped; or it had ended with 0 meanwhile",
         "126": "the command cannot be executed",
@@ -108,11 +108,11 @@ class Command(common.Command):
         if not command:
             raise CommandError("Say which command to run: KEY -- COMMAND [ARGUMENT ...]", returncode=2)
         signals = _Signals()
-        wards: list[Ward] = []
+        wards: list[SupervisedCommand] = []
 
         def on_lost(lease: Lease) -> None:
-            for ward in wards:  # if there is none yet, it will find out by itself
-                ward.lost()
+            for supervised in wards:  # if there is none yet, it will find out by itself
+                supervised.lost()
 
         try:
             lock = locksmith(
@@ -151,18 +151,20 @@ class Command(common.Command):
             ) from error
         return lease
 
-    def _run(self, lease: Lease, command: list[str], wards: list[Ward], signals: _Signals, grace: float) -> None:
+    def _run(
+        self, lease: Lease, command: list[str], wards: list[SupervisedCommand], signals: _Signals, grace: float
+    ) -> None:
         environment = {**os.environ, "LOCKSMITH_KEY": lease.key, "LOCKSMITH_FENCE": str(lease.fence)}
         try:
-            ward = Ward(command, environment, lease, min(grace, lease.timeout / 3))
+            supervised = SupervisedCommand(command, environment, lease, min(grace, lease.timeout / 3))
         except BaseException as error:
             self._give_back(lease)
             if isinstance(error, OSError):
                 raise CommandError(f"The command was not started: {error}", returncode=NO_PROCESS) from error
             raise
-        wards.append(ward)
-        signals.forward_to(ward)
-        self._report(command, lease, ward.watch())
+        wards.append(supervised)
+        signals.forward_to(supervised)
+        self._report(command, lease, supervised.watch())
 
     def _report(self, command: list[str], lease: Lease, end: End) -> None:
         name = printable(lease.key)
@@ -175,7 +177,7 @@ class Command(common.Command):
             self.stderr.write(f"The command could not be stopped; the lock {name} is left to end with its lease.")
         if stopped:
             raise CommandError(
-                f"{stopped}; the command was stopped.", returncode=NO_PROCESS if end.stopped == "warden" else LOST
+                f"{stopped}; the command was stopped.", returncode=NO_PROCESS if end.stopped == "supervisor" else LOST
             )
         if end.failed is not None:
             raise CommandError(
@@ -216,7 +218,7 @@ class _Signals:
     def __init__(self) -> None:
         self._waiting = True
         self._early: list[int] = []
-        self._ward: Ward | None = None
+        self._ward: SupervisedCommand | None = None
 
     @contextmanager
     def handled(self) -> Iterator[None]:
@@ -236,11 +238,11 @@ class _Signals:
         """We have the lock: keep what comes for the command."""
         self._waiting = False
 
-    def forward_to(self, ward: Ward) -> None:
+    def forward_to(self, supervised: SupervisedCommand) -> None:
         """There is the command."""
-        self._ward = ward
+        self._ward = supervised
         for number in self._early:
-            ward.signal(number)
+            supervised.signal(number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._ward is not None:
@@ -271,8 +273,8 @@ def _why(lease: Lease, end: End) -> str:
     name = printable(lease.key)
     if not end.stopped:
         return ""
-    if end.stopped == "warden":
-        return f"The warden of the command was killed, or hung, under the lock {name}"
+    if end.stopped == "supervisor":
+        return f"The supervisor of the command was killed, or hung, under the lock {name}"
     if lease.hold_until - lease.deadline < _CAPPED_BY:
         return f"The time to hold the lock {name} (--max-hold, or LOCKSMITH['MAX_HOLD']) is over"
     try:

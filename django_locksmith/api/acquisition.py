@@ -1,0 +1,108 @@
+"""One attempt to take a lock: from what its caller said, by the policy's rules, to the lease that he gets.
+
+`Lock` has the public methods, for threads and for tasks; here is what they have in common.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from math import inf
+from typing import TYPE_CHECKING
+
+from .. import conf, signals
+from ..exceptions import LockBusy, LockReentered, LockUnavailable
+from ..policy import locks as lock_policy
+from ..policy.sync_bridge import run_sync
+from ..redis.key_names import encode
+from ..redis.messages import Attempt, Busy
+from ..tokens import HANDED_OVER, new_token, read_holder
+from .lease import Lease
+
+if TYPE_CHECKING:
+    from ..runtime.contexts import Context
+    from ..runtime.options import Rules
+    from ..runtime.runtime import Runtime
+
+logger = logging.getLogger("django_locksmith.lock")
+
+
+def attempt_at(context: Context, key: str, rules: Rules, wait: float | None, token: str | None = None) -> Attempt:
+    """An attempt at the lock of this key. Raises `ValueError` for a token that cannot be one."""
+    if token is None:
+        token = new_token(rules.label)
+    elif not isinstance(token, str) or not token or token == HANDED_OVER:
+        raise ValueError(f"token must be a str that nobody else uses, not {token!r}")
+    return Attempt(context.store.names(key), encode(token), rules.timeout, inf if wait is None else wait)
+
+
+def wait_this_time(
+    rules: Rules, settings: conf.Settings, blocking: bool | None, blocking_timeout: conf.Seconds | None
+) -> float | None:
+    """How long to wait, where an acquire says so itself: seconds, `None` = without limit."""
+    if blocking is not None:
+        conf.flag("blocking", blocking)
+    wait = conf.wait_seconds("blocking_timeout", blocking_timeout)
+    if blocking is False:
+        if wait:
+            raise ValueError("blocking_timeout says how long to wait, but blocking=False says not to")
+        return 0.0
+    if blocking_timeout is not None:
+        return wait
+    return rules.wait if rules.wait != 0 else settings.blocking_timeout
+
+
+async def take(runtime: Runtime, context: Context, rules: Rules, attempt: Attempt, template: str) -> Lease | LockBusy:
+    """The lease, or who has the lock at the end of the wait. Raises `LockReentered` and `LockUnavailable`."""
+    key = attempt.names.key
+    if runtime.held.latest(key) is not None:
+        own = own_lease(runtime, context, key)
+        if own is not None and own.held:
+            if own.waits_for_commit and rules.release == "commit":
+                return own  # it is ours until the transaction ends, however often we ask
+            if attempt.wait:
+                raise LockReentered(key, read_holder(own.token), own.remaining)
+    if runtime.substitute is not None:
+        await runtime.substitute.prepare(context, attempt)  # in a test
+    told = signals.acquired.receivers or signals.acquired.observers
+    started = time.monotonic() if told else 0.0
+    lease = Lease(runtime, context, rules, attempt, template)
+    try:
+        outcome = await lock_policy.acquire(context.store, context.queues, attempt, lease.begin)
+    except LockUnavailable as trouble:
+        if signals.unavailable.wanted:
+            await context.tell(signals.unavailable, key=key, template=template, error=trouble)
+        raise
+    if isinstance(outcome, Busy):
+        error = LockBusy(key, read_holder(outcome.holder) if outcome.holder else None, outcome.left)
+        logger.info("%s", error)
+        if signals.busy.wanted:
+            await context.tell(signals.busy, key=key, template=template, error=error)
+        return error
+    if told:
+        try:
+            await context.tell(signals.acquired, lease=outcome, waited=time.monotonic() - started)
+        except BaseException as interruption:
+            await context.store.shielded(outcome.leave(context, interruption))
+            raise
+    return outcome
+
+
+def give_up(runtime: Runtime, context: Context, attempt: Attempt) -> Lease | None:
+    """The caller was interrupted, perhaps between the grant and the return; the lease that nobody got, if there is one.
+
+    For threads: of a task, the policy sees every interruption.
+    """
+    lease: Lease | None = runtime.held.latest(attempt.names.key)
+    if lease is not None and lease.attempt is attempt:
+        lease.disown()
+    else:
+        lease = None
+    run_sync(lock_policy.withdraw(context.store, attempt))
+    return lease
+
+
+def own_lease(runtime: Runtime, context: Context, key: str) -> Lease | None:
+    """The lease of this key that the calling thread or task holds, if it has one."""
+    lease: Lease | None = runtime.held.latest(key)
+    return lease if lease is not None and context.is_caller(lease.owner) else None

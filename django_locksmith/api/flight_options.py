@@ -1,0 +1,91 @@
+"""What a caller of single flight may say, checked once for each wish."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+from .. import conf
+from ..runtime.options import UNSET, Options, Unset
+
+if TYPE_CHECKING:
+    from ..policy.flight_outcomes import OnError, OnTimeout
+
+LEASE = 30.0
+"""Seconds that a computation whose process has died keeps all others waiting."""
+
+
+class FlightOptions(TypedDict, total=False):
+    """How a value is to be computed once; `SingleFlight.get_or_set` says what each means."""
+
+    cache: str
+    stale: conf.Seconds
+    error_ttl: conf.Seconds
+    on_error: OnError
+    on_timeout: OnTimeout
+    blocking_timeout: conf.Seconds | None
+    lease: conf.Seconds
+    max_hold: conf.Seconds | None
+    template: str
+
+
+class Plan(NamedTuple):
+    """The same, checked. Seconds."""
+
+    cache: str
+    stale: float
+    error_ttl: float
+    on_error: OnError
+    on_timeout: OnTimeout
+    wait: float | Unset | None
+    options: Options
+    """Of the lease."""
+    template: str
+
+
+def _checked_plan(
+    *,
+    cache: Any = "default",
+    stale: Any = 0,
+    error_ttl: Any = 0,
+    on_error: Any = "share",
+    on_timeout: Any = "stale_or_raise",
+    blocking_timeout: Any = UNSET,
+    lease: Any = LEASE,
+    max_hold: Any = UNSET,
+    template: Any = "",
+) -> Plan:
+    kept = conf.wait_seconds("stale", stale)
+    remembered = conf.wait_seconds("error_ttl", error_ttl)
+    if kept is None or remembered is None:
+        raise TypeError("stale and error_ttl are seconds, not None; a timeout of None keeps a value for ever")
+    if on_error not in ("share", "retry", "stale"):
+        raise ValueError(f"on_error must be 'share', 'retry' or 'stale', not {on_error!r}")
+    if on_timeout not in ("stale_or_raise", "raise", "compute"):
+        raise ValueError(f"on_timeout must be 'stale_or_raise', 'raise' or 'compute', not {on_timeout!r}")
+    if on_error == "stale" and not kept:
+        raise ValueError("on_error='stale' serves an old value, which only stale=<seconds> keeps")
+    wait = UNSET if blocking_timeout is UNSET else conf.wait_seconds("blocking_timeout", blocking_timeout)
+    seconds = conf.lease_seconds("lease", lease)
+    longest = None if max_hold is UNSET else conf.hold_seconds("max_hold", max_hold)
+    if longest is not None and longest < seconds:
+        raise ValueError(f"max_hold ({longest:g} s) is shorter than lease ({seconds:g} s)")
+    if not isinstance(template, str):
+        raise TypeError(f"template must be a str, not {template!r}")
+    options = Options(timeout=seconds, renew=True, max_hold=max_hold)
+    return Plan(cache, kept, remembered, on_error, on_timeout, wait, options, template)
+
+
+_cached_plan = lru_cache(maxsize=256, typed=True)(_checked_plan)
+
+
+def plan_of(how: FlightOptions) -> Plan:
+    """What was said, checked. Raises `TypeError` or `ValueError` that name the option at fault."""
+    try:
+        return _cached_plan(**how)
+    except TypeError:
+        for name in how:
+            if name not in FlightOptions.__annotations__:
+                has = ", ".join(FlightOptions.__annotations__)
+                raise TypeError(f"single flight has no option {name!r}; it has {has}") from None
+        return _checked_plan(**how)  # what cannot be cached is at fault, and gets its name

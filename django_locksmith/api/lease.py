@@ -1,0 +1,394 @@
+"""A lease: one holding of a lock."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from math import inf
+from typing import TYPE_CHECKING, Any, Literal
+
+from .. import conf, signals
+from ..exceptions import LockLost, LockUnavailable
+from ..policy import locks as lock_policy
+from ..policy.sync_bridge import run_sync
+from ..redis.key_names import decode
+from ..runtime import transactions
+from ..runtime.contexts import LoopContext
+from ..runtime.expiry import tell_in_thread
+from ..runtime.runtime import process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from typing_extensions import Self
+
+    from ..redis.messages import Attempt
+    from ..runtime.contexts import Context
+    from ..runtime.options import Rules
+    from ..runtime.runtime import Runtime
+
+logger = logging.getLogger("django_locksmith.lock")
+
+_State = Literal["held", "leaving", "lost", "over"]
+_MOST_WARNINGS = 100
+_changing = threading.Lock()  # for the few lines in which a lease changes its state
+
+
+class Lease:
+    """One holding of a lock, from its grant to its end. It may be handed to other threads and tasks.
+
+    Always true, so that `if lease := lock.acquire(blocking=False)` reads well. As a context manager it is released at
+    the end of the block, as by `with lock`.
+
+    Attributes:
+        key: the lock's key.
+        token: what stands in Redis.
+        fence: an integer, larger than that of every earlier grant, for data that refuses a smaller one.
+        timeout: seconds it was granted for.
+        template: what the lock is called in metrics; "" if it has no such name.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_context",
+        "_deadline",
+        "_generation",
+        "_rules",
+        "_since",
+        "_state",
+        "_waits_for_commit",
+        "_watched",
+        "_why",
+        "attempt",
+        "fence",
+        "hold_until",
+        "key",
+        "owner",
+        "renew_at",
+        "runtime",
+        "template",
+        "timeout",
+    )
+
+    def __init__(self, runtime: Runtime, context: Context, rules: Rules, attempt: Attempt, template: str) -> None:
+        # Made before the lock is asked for, so that who was waiting for it loses no time.
+        self.attempt = attempt
+        self.template = template
+        self.key = attempt.names.key
+        self.timeout = attempt.lease
+        self.owner = context.caller()
+        self.runtime = runtime
+        self._context = context
+        self._rules = rules
+        self._why = ""
+        self._state: _State = "over"
+
+    def begin(self, fence: int, since: float, deadline: float) -> Self:
+        """The lock was granted, at this time or before (monotonic seconds)."""
+        self.fence = fence
+        self._since = since
+        self._deadline = deadline
+        self._generation = process.generation
+        self._state = "held"
+        self._waits_for_commit = False
+        self._watched = self._rules.renew or signals.lost.wanted or callable(self._rules.on_lost)
+        self.runtime.held.add(self)  # from here on it can be found, and must be whole
+        if self._watched:
+            self._keep()
+        return self
+
+    @property
+    def token(self) -> str:
+        """What stands in Redis while the lock is held."""
+        return decode(self.attempt.token)
+
+    def _keep(self) -> None:
+        rules = self._rules
+        self.renew_at = inf  # set by the renewer
+        self.hold_until = inf if rules.max_hold is None else self._since + rules.max_hold
+        process.watch.add(self)
+        if rules.renew:
+            self.runtime.renewer().add(self)
+
+    # ---- how it stands: no I/O
+
+    @property
+    def deadline(self) -> float:
+        """Until when the lock is surely held, on the clock of `time.monotonic()`."""
+        return self._deadline
+
+    @property
+    def held(self) -> bool:
+        """Whether the lock is surely still ours. Asks only the clock, and is always a little ahead of Redis."""
+        return self._state == "held" and time.monotonic() < self._deadline and self._generation == process.generation
+
+    @property
+    def remaining(self) -> float:
+        """Seconds for which the lock is surely still ours; 0 if it is not. Asks only the clock."""
+        return max(0.0, self._deadline - time.monotonic()) if self.held else 0.0
+
+    @property
+    def lost(self) -> bool:
+        """Whether it ended against our will."""
+        return self._state == "lost" or (self._state == "held" and not self.held)
+
+    def ensure_held(self) -> None:
+        """Go on only if the lock is surely still ours. Asks only the clock; call it before what must not run twice.
+
+        Raises:
+            LockLost: it is not.
+        """
+        if not self.held:
+            raise self._loss()
+
+    def _loss(self) -> LockLost:
+        if self._generation != process.generation:
+            why = "it belongs to the process that this one was forked from"
+        elif self._state in ("leaving", "over"):
+            why = "it was released before"
+        else:
+            why = self._why or f"its lease of {self.timeout:g} s ran out"
+        return LockLost(self.key, why)
+
+    # ---- what its holder does
+
+    def extend(self, additional_time: conf.Seconds | None = None, replace_ttl: bool = False) -> None:
+        """Prolong the lease; without arguments, start it anew.
+
+        Args:
+            additional_time: seconds to add to the lease.
+            replace_ttl: let the lease end so many seconds from now instead.
+
+        Raises:
+            LockLost: the lock is not ours any more.
+            LockUnavailable: Redis gave no usable answer; the lease ends no sooner than before.
+        """
+        run_sync(self._extend(self.runtime.threads(), additional_time, replace_ttl))
+
+    async def aextend(self, additional_time: conf.Seconds | None = None, replace_ttl: bool = False) -> None:
+        """As `extend`."""
+        await self._extend(self.runtime.loop(), additional_time, replace_ttl)
+
+    async def _extend(self, context: Context, additional_time: conf.Seconds | None, replace: bool) -> None:
+        seconds, replace = (
+            (self.timeout, True)
+            if additional_time is None
+            else (conf.lease_seconds("additional_time", additional_time), replace)
+        )
+        self.ensure_held()
+        if replace:
+            # Should the reply be lost, the server may hold to the shorter lease: so do we, from before it is asked.
+            self._move_deadline(min(self._deadline, time.monotonic() + seconds - lock_policy.caution(seconds)))
+        deadline = await lock_policy.extend(context.store, self.attempt, seconds, replace=replace)
+        if deadline is None:
+            self.lose("Redis did not have it any more when it was to be extended")
+            raise self._loss()
+        self._move_deadline(deadline)
+
+    def release(self) -> bool:
+        """Give the lock back; the next waiter gets it at once.
+
+        Returns:
+            `False` if it was released before.
+
+        Raises:
+            LockLost: it was not ours any more.
+            LockUnavailable: Redis gave no usable answer; the lock ends with its lease. `release` may be called again.
+        """
+        return run_sync(self._release(self.runtime.threads()))
+
+    async def arelease(self) -> bool:
+        """As `release`. Cancelled, it gives the lock back all the same."""
+        return await self._release(self.runtime.loop())
+
+    async def _release(self, context: Context) -> bool:
+        if self._state == "over":
+            return False
+        if self._generation != process.generation:
+            raise self._loss()
+        if context.may_be_in_transaction:
+            if self._rules.release == "commit":
+                if transactions_here := transactions.open_here():
+                    return self._release_at_the_end_of(transactions_here)
+            elif transactions.is_one_open():
+                _warn_of_transaction(self.template or self.key)
+        ours, again = self._state != "lost", self._state == "leaving"
+        in_time = ours and time.monotonic() < self._deadline
+        if ours:
+            # From here on it is not believed in, whatever the answer: the server may act on a request that we give up.
+            self._state = "leaving"
+        if self._watched:
+            self._unwatch()
+        self.runtime.held.remove(self)
+        try:
+            freed = await lock_policy.release(context.store, self.attempt, in_time=in_time)
+        except LockUnavailable:
+            raise  # may be tried again
+        except BaseException:
+            self._state = "over"  # interrupted, and given back all the same
+            raise
+        # "Not held", after a release that got no answer, means that it did its work.
+        if ours and (freed or (again and in_time)):
+            self._state = "over"
+            if signals.released.receivers or signals.released.observers:
+                await context.tell(signals.released, lease=self, held_for=time.monotonic() - self._since)
+            return True
+        self.lose("Redis did not have it any more when it was released")
+        loss = self._loss()
+        self._state = "over"
+        raise loss
+
+    @property
+    def waits_for_commit(self) -> bool:
+        """Whether it has been released inside of a transaction, whose end it waits for."""
+        return self._waits_for_commit
+
+    def _release_at_the_end_of(self, transactions_here: Sequence[BaseDatabaseWrapper]) -> bool:
+        # Lost already? Then let the caller's block fail, and the transaction with it.
+        self.ensure_held()
+        if self._waits_for_commit:
+            return False
+        self._waits_for_commit = True
+        transactions.when_over(transactions_here, self._release_after_commit)
+        return True
+
+    def _release_after_commit(self) -> None:
+        # What is committed stays so: a loss is told, and not raised.
+        run_sync(self.leave(self.runtime.threads(), None, quiet=True))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        run_sync(self.leave(self.runtime.threads(), error))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.leave(self.runtime.loop(), error)
+
+    async def leave(self, context: Context, error: BaseException | None, *, quiet: bool = False) -> None:
+        """End a block that held the lock. A release problem never hides what the block returned or raised.
+
+        `quiet`: a loss is only logged.
+        """
+        try:
+            await self._release(context)
+        except LockLost as loss:
+            if self._generation != process.generation:
+                return  # a forked child holds nothing, and so has lost nothing
+            if error is not None or quiet or self._rules.on_lost == "log":
+                logger.error("%s", loss)
+            else:
+                raise
+        except LockUnavailable as trouble:
+            logger.warning(
+                "the lock %r could not be released and ends with its lease, in %.1f s: %s",
+                self.key,
+                max(0.0, self._deadline - time.monotonic()),
+                trouble,
+            )
+
+    # ---- what happens to it
+
+    def prolong(self, deadline: float) -> None:
+        """It was renewed until then (monotonic seconds)."""
+        self._move_deadline(deadline)
+
+    def expire(self) -> Callable[[], None] | None:
+        """Called when its deadline has come, unless that has moved meanwhile.
+
+        Returns what tells of the loss, for another thread to call, if somebody wants to hear of it.
+        """
+        if time.monotonic() >= self._deadline:
+            return self._end(f"its lease of {self.timeout:g} s ran out")
+        if self._state == "held":
+            process.watch.add(self)
+        return None
+
+    def disown(self) -> None:
+        """The caller gave up in the moment of the grant: nobody has this lease."""
+        self._state = "over"
+        self.runtime.held.remove(self)
+        if self._watched:
+            self._unwatch()
+
+    def lose(self, why: str, tell_all: Callable[[Sequence[Callable[[], None]]], object] = tell_in_thread) -> None:
+        """It is not ours any more: tell everybody who wants to know, once, by way of `tell_all`."""
+        if tell := self._end(why):
+            tell_all([tell])
+
+    def _end(self, why: str) -> Callable[[], None] | None:
+        with _changing:
+            if self._state not in ("held", "leaving") or self._generation != process.generation:
+                return None
+            self._state = "lost"
+            self._why = why
+        self.runtime.held.remove(self)
+        if not self._watched:
+            return None
+        self._unwatch()
+        return self._news()
+
+    def _move_deadline(self, deadline: float) -> None:
+        with _changing:
+            if self._state != "held":
+                return
+            nearer, self._deadline = deadline < self._deadline, deadline
+        if nearer and self._watched:
+            process.watch.add(self)
+
+    def _unwatch(self) -> None:
+        process.watch.remove(self)
+        if self._rules.renew:
+            self.runtime.renewer().remove(self)
+
+    def _news(self) -> Callable[[], None] | None:
+        on_lost: Any = self._rules.on_lost if callable(self._rules.on_lost) else None
+        if on_lost and isinstance(self._context, LoopContext):
+            # The callback of a task runs in its loop, where it may cancel the task.
+            try:
+                self._context.loop.call_soon_threadsafe(_call, on_lost, self)
+            except RuntimeError:
+                logger.error("the lock %r was lost after its event loop was closed", self.key)
+            on_lost = None
+        if not on_lost and not signals.lost.wanted:
+            return None
+
+        def tell() -> None:
+            if on_lost:
+                _call(on_lost, self)
+            signals.lost.send_robust(None, lease=self, why=self._why)
+
+        return tell
+
+    def __repr__(self) -> str:
+        return f"<Lease of {self.key!r}: {self._state}, fence {self.fence}, {self.remaining:.1f} s remaining>"
+
+
+_warned: set[str] = set()
+
+
+def _warn_of_transaction(name: str) -> None:
+    if len(_warned) < _MOST_WARNINGS and name not in _warned:
+        _warned.add(name)
+        logger.warning(
+            "the lock %r is released before the COMMIT of the transaction around it: the next holder reads the old"
+            " rows. Take it outside of the transaction, or say release='commit'. (Said once for each lock.)",
+            name,
+        )
+
+
+def _call(on_lost: Any, lease: Lease) -> None:
+    try:
+        on_lost(lease)
+    except Exception:
+        logger.exception("on_lost of the lock %r failed", lease.key)

@@ -1,0 +1,387 @@
+"""A lock: what is to be held, and how.
+
+Each method is there twice, for threads and for tasks. The rules are not: both run the same coroutines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..exceptions import LockBusy, LockLost, LocksmithError
+from ..policy import locks as lock_policy
+from ..policy.sync_bridge import run_sync
+from ..records import Skipped
+from ..redis.key_names import check_key
+from .acquisition import attempt_at, give_up, own_lease, take, wait_this_time
+from .decorating import decorated, done
+from .lease import Lease
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+
+    from .. import conf
+    from ..records import LockInfo
+    from ..redis.messages import Attempt
+    from ..runtime.contexts import Context
+    from ..runtime.options import Options, Rules
+    from ..runtime.runtime import Runtime
+
+logger = logging.getLogger("django_locksmith.lock")
+
+T = TypeVar("T")
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+class Lock:
+    """A lock by its key: a description, free to share between threads, tasks and modules. `locksmith(key)` makes one.
+
+        with lock as lease: ...             # waits; raises LockBusy when the wait ends
+        async with lock as lease: ...
+        lease = lock.acquire()              # a Lease, or None when busy (take() raises LockBusy)
+        @lock                               # on a function, sync or async
+
+    Everything that asks Redis may raise `LockUnavailable`: it did not answer, or refused.
+    """
+
+    __slots__ = ("_cached_rules", "_cached_runtime", "_entered", "_find_runtime", "_options", "key", "template")
+
+    def __init__(self, find_runtime: Callable[[], Runtime], key: str, options: Options, template: str = "") -> None:
+        self._find_runtime = find_runtime
+        self._options = options
+        self.key = key
+        self.template = template
+        # What the settings in force make of it; looked up again when they have changed.
+        self._cached_runtime = runtime = find_runtime()
+        self._cached_rules = runtime.rules_for(options)
+        # Of the `with` blocks that this object is used for, by threads and tasks, and blocks within blocks.
+        self._entered: list[Lease] = []
+
+    # A lock may live as long as the module it stands in, while settings are overridden around it.
+
+    @property
+    def _runtime(self) -> Runtime:
+        runtime = self._find_runtime()
+        if runtime is not self._cached_runtime:
+            self._cached_runtime, self._cached_rules = runtime, runtime.rules_for(self._options)
+        return runtime
+
+    @property
+    def _rules(self) -> Rules:
+        return self._runtime.rules_for(self._options)
+
+    @property
+    def name(self) -> str:
+        """The key in Redis."""
+        return f"{self._runtime.settings.prefix}{self.key}"
+
+    @property
+    def timeout(self) -> float:
+        """The lease, seconds."""
+        return self._rules.timeout
+
+    @property
+    def blocking_timeout(self) -> float | None:
+        """The longest wait, seconds; `None` without limit."""
+        return self._rules.wait
+
+    # ---- taking it
+
+    def acquire(
+        self,
+        blocking: bool | None = None,
+        blocking_timeout: conf.Seconds | None = None,
+        token: str | None = None,
+    ) -> Lease | None:
+        """Take the lock.
+
+        Args:
+            blocking: whether to wait, this time; `None` = as the lock says.
+            blocking_timeout: how long to wait, seconds, this time; `None` = as the lock says.
+            token: what to put into Redis instead of a token of our own; must never be used twice.
+
+        Returns:
+            A lease, or `None` when the lock is busy (at once, or at the end of the wait).
+
+        Raises:
+            LockReentered: at once, where this thread would wait for itself.
+            LockUnavailable: Redis gave no usable answer.
+            TypeError, ValueError: name the argument at fault.
+        """
+        context = self._runtime.threads()
+        attempt = self._attempt(context, blocking, blocking_timeout, token)
+        # Ctrl-C may come between the grant and the return. Here, and not in a function that three could share: it may
+        # come between that one's return and ours, too.
+        try:
+            return _or_none(run_sync(self._take(context, attempt)))
+        except LocksmithError:
+            raise
+        except BaseException:
+            self._give_up(context, attempt)
+            raise
+
+    async def aacquire(
+        self,
+        blocking: bool | None = None,
+        blocking_timeout: conf.Seconds | None = None,
+        token: str | None = None,
+    ) -> Lease | None:
+        """As `acquire`. Cancelled, it leaves neither the lock nor a place in its queue behind."""
+        context = self._runtime.loop()
+        return _or_none(await self._take(context, self._attempt(context, blocking, blocking_timeout, token)))
+
+    def take(self) -> Lease:
+        """As `acquire()`, but a lock that is busy raises `LockBusy`, which knows the holder."""
+        context = self._runtime.threads()
+        attempt = self._attempt(context)
+        try:
+            return _or_raise(run_sync(self._take(context, attempt)))
+        except LocksmithError:
+            raise
+        except BaseException:
+            self._give_up(context, attempt)
+            raise
+
+    async def atake(self) -> Lease:
+        """As `take`."""
+        context = self._runtime.loop()
+        return _or_raise(await self._take(context, self._attempt(context)))
+
+    def __enter__(self) -> Lease:
+        context = self._runtime.threads()
+        attempt = self._attempt(context)
+        try:
+            return self._enter(run_sync(self._take(context, attempt)))
+        except LocksmithError:
+            raise
+        except BaseException:
+            self._give_up(context, attempt)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        lease = self._exit(threading.current_thread)
+        run_sync(lease.leave(lease.runtime.threads(), error))
+
+    async def __aenter__(self) -> Lease:
+        context = self._runtime.loop()
+        return self._enter(await self._take(context, self._attempt(context)))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        lease = self._exit(asyncio.current_task)
+        await lease.leave(lease.runtime.loop(), error)
+
+    # A `with` block needs its lease back at its end, by the settings it was taken with: they may be overridden, or put
+    # back, in the middle of the block.
+
+    def _enter(self, lease: Lease | LockBusy) -> Lease:
+        granted = _or_raise(lease)
+        self._entered.append(granted)
+        return granted
+
+    def _exit(self, caller: Callable[[], object]) -> Lease:
+        if len(self._entered) == 1:
+            return self._entered.pop(0)  # not the last: others who share this object come and go meanwhile
+        entered = self._entered[::-1]
+        # If nobody of them is the caller, an async generator, say, is finished by another task than began it.
+        this = caller()
+        lease = next((each for each in entered if each.owner is this), entered[0])
+        self._entered.remove(lease)
+        return lease
+
+    def _attempt(
+        self,
+        context: Context,
+        blocking: bool | None = None,
+        blocking_timeout: conf.Seconds | None = None,
+        token: str | None = None,
+    ) -> Attempt:
+        rules = self._cached_rules  # those of the runtime that the context was just taken from
+        wait = rules.wait
+        if blocking is not None or blocking_timeout is not None:
+            wait = wait_this_time(rules, self._cached_runtime.settings, blocking, blocking_timeout)
+        return attempt_at(context, self.key, rules, wait, token)
+
+    async def _take(self, context: Context, attempt: Attempt) -> Lease | LockBusy:
+        return await take(self._cached_runtime, context, self._cached_rules, attempt, self.template)
+
+    def _give_up(self, context: Context, attempt: Attempt) -> None:
+        lease = give_up(self._cached_runtime, context, attempt)
+        if lease is not None and lease in self._entered:
+            self._entered.remove(lease)
+
+    # ---- redis-py's words, about this thread's or task's own lease
+
+    def release(self) -> None:
+        """Give back what this thread or task holds.
+
+        Raises:
+            LockLost: it holds nothing, or not any more.
+            LockUnavailable: Redis gave no usable answer; the lock ends with its lease.
+        """
+        self._mine(self._runtime.threads()).release()
+
+    async def arelease(self) -> None:
+        """As `release`."""
+        await self._mine(self._runtime.loop()).arelease()
+
+    def extend(self, additional_time: conf.Seconds, replace_ttl: bool = False) -> bool:
+        """Prolong what this thread or task holds.
+
+        Args:
+            additional_time: seconds to add to the lease.
+            replace_ttl: let the lease end so many seconds from now instead.
+
+        Returns:
+            `True`, as redis-py's lock does.
+
+        Raises:
+            LockLost: it holds nothing, or not any more.
+            LockUnavailable: Redis gave no usable answer; the lease ends no sooner than before.
+        """
+        self._mine(self._runtime.threads()).extend(additional_time, replace_ttl)
+        return True
+
+    async def aextend(self, additional_time: conf.Seconds, replace_ttl: bool = False) -> bool:
+        """As `extend`."""
+        await self._mine(self._runtime.loop()).aextend(additional_time, replace_ttl)
+        return True
+
+    def reacquire(self) -> bool:
+        """Start the lease anew.
+
+        Returns:
+            `True`, as redis-py's lock does.
+
+        Raises:
+            LockLost: it is lost; what is lost is not taken again.
+            LockUnavailable: Redis gave no usable answer.
+        """
+        self._mine(self._runtime.threads()).extend()
+        return True
+
+    async def areacquire(self) -> bool:
+        """As `reacquire`."""
+        await self._mine(self._runtime.loop()).aextend()
+        return True
+
+    def locked(self) -> bool:
+        """Whether anybody holds it now. Asks Redis."""
+        return run_sync(self._look(self._runtime.threads())) is not None
+
+    async def alocked(self) -> bool:
+        """As `locked`."""
+        return await self._look(self._runtime.loop()) is not None
+
+    def owned(self) -> bool:
+        """Whether this thread or task holds it now. Asks Redis."""
+        return run_sync(self._owned(self._runtime.threads()))
+
+    async def aowned(self) -> bool:
+        """As `owned`."""
+        return await self._owned(self._runtime.loop())
+
+    async def _owned(self, context: Context) -> bool:
+        lease = own_lease(self._cached_runtime, context, self.key)
+        if lease is None or not lease.held:
+            return False
+        info = await self._look(context)
+        return info is not None and info.holder is not None and info.holder.token == lease.token
+
+    async def _look(self, context: Context) -> LockInfo | None:
+        return await lock_policy.look(context.store, context.store.names(self.key))
+
+    def _mine(self, context: Context) -> Lease:
+        lease = own_lease(self._cached_runtime, context, self.key)
+        if lease is None:
+            raise LockLost(self.key, "this thread or task has no lease of it; use the lease where it was handed over")
+        return lease
+
+    # ---- around a function
+
+    def __call__(self, function: F) -> F:
+        """Decorate a function, sync or async: each call holds the lock.
+
+        The lock's key is a template over the arguments of the call (`"import:{account_id}"`), by default the function's
+        dotted name. When the lock is busy, the lock's `on_busy` decides.
+
+        Args:
+            function: any function but a generator, which would outlive the lock.
+
+        Raises:
+            TypeError, ValueError: what is wrong with the function or the template, when it is decorated.
+        """
+
+        def lock_of(key: str, template: str) -> Lock:
+            return Lock(self._find_runtime, check_key(key), self._options, template)
+
+        result: Any = decorated(function, self.key, self.template, lock_of)
+        result.locksmith_lock = self
+        return result  # type: ignore[no-any-return]  # wraps() keeps the signature; the types cannot say so
+
+    def run(self, work: Callable[[Callable[[], bool]], T]) -> T | Any:
+        """Call a function while holding the lock.
+
+        Args:
+            work: gets `release`, by which it may give the lock back early.
+
+        Returns:
+            The function's result; when the lock is busy, what `on_busy` says.
+
+        Raises:
+            LockBusy, LockLost, LockUnavailable: as a `with` block does.
+        """
+        context = self._runtime.threads()
+        attempt = self._attempt(context)
+        lease: Lease | LockBusy | None = None
+        try:
+            lease = run_sync(self._take(context, attempt))
+            if isinstance(lease, LockBusy):
+                return self._on_busy(lease)
+            result = done(work(lease.release))
+        except BaseException as error:
+            if isinstance(lease, Lease):
+                run_sync(lease.leave(context, error))
+            elif lease is None and not isinstance(error, LocksmithError):
+                self._give_up(context, attempt)
+            raise
+        run_sync(lease.leave(context, None))
+        return result
+
+    async def arun(self, work: Callable[[Callable[[], Awaitable[bool]]], Awaitable[T]]) -> T | Any:
+        """As `run`; `work` and the `release` it gets are awaited."""
+        context = self._runtime.loop()
+        lease = await self._take(context, self._attempt(context))
+        if isinstance(lease, LockBusy):
+            instead = self._on_busy(lease)
+            return await instead if inspect.isawaitable(instead) else instead
+        async with lease:
+            return await work(lease.arelease)
+
+    def _on_busy(self, busy: LockBusy) -> Any:
+        on_busy = self._rules.on_busy
+        if on_busy == "raise":
+            raise busy
+        if on_busy == "skip":
+            return Skipped(busy.key, busy.holder)
+        return on_busy(busy)
+
+    def __repr__(self) -> str:
+        return f"<Lock {self.key!r}: {self._rules}>"
+
+
+def _or_none(lease: Lease | LockBusy) -> Lease | None:
+    return None if isinstance(lease, LockBusy) else lease
+
+
+def _or_raise(lease: Lease | LockBusy) -> Lease:
+    if isinstance(lease, LockBusy):
+        raise lease
+    return lease

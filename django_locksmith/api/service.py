@@ -1,0 +1,262 @@
+"""The service: makes the locks of `settings.LOCKSMITH`, lists those that are held, and takes them away."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from django.core.signals import setting_changed
+
+from .. import conf, signals
+from ..policy import locks as lock_policy
+from ..policy.sync_bridge import run_sync
+from ..records import LockInfo
+from ..redis.key_names import check_key
+from ..runtime.options import NO_OPTIONS, UNSET, Unset, options_of
+from ..runtime.runtime import Runtime
+from .functions import is_async
+from .lock import Lock
+from .single_flight import SingleFlight
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Coroutine
+    from typing import Literal
+
+    from ..exceptions import LockBusy
+    from ..runtime.contexts import Context
+    from .lease import Lease
+
+T = TypeVar("T")
+
+
+class Locksmith(SingleFlight):
+    """Makes locks, and has values of caches computed once. `django_locksmith.locksmith` is for `settings.LOCKSMITH`.
+
+    Another one has settings of its own: `Locksmith(redis="other", prefix="billing:", timeout=30)`. Settings are read at
+    the first use.
+
+    Args:
+        **settings: the settings by lower-case names, each over that of `settings.LOCKSMITH`.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self._overrides = settings
+        self._runtime: Runtime | None = None
+        setting_changed.connect(self._on_setting_changed)
+
+    def _on_setting_changed(self, *, setting: str, **kwargs: Any) -> None:
+        if setting in ("LOCKSMITH", "CACHES"):
+            self._runtime = None
+
+    def runtime(self) -> Runtime:
+        """What the locks of the settings in force share. Not for users."""
+        runtime = self._runtime
+        if runtime is None:
+            runtime = self._runtime = Runtime(conf.read_settings(self._overrides))
+        return runtime
+
+    @property
+    def settings(self) -> conf.Settings:
+        """The settings in force.
+
+        Raises:
+            ImproperlyConfigured: names the setting at fault.
+        """
+        return self.runtime().settings
+
+    @overload
+    def __call__(
+        self,
+        key: str = "",
+        callback: None = None,
+        /,
+        *,
+        timeout: conf.Seconds | Unset = UNSET,
+        blocking: bool | Unset = UNSET,
+        blocking_timeout: conf.Seconds | Unset | None = UNSET,
+        renew: bool | Unset = UNSET,
+        max_hold: conf.Seconds | Unset | None = UNSET,
+        on_busy: Literal["raise", "skip"] | Callable[[LockBusy], Any] = "raise",
+        on_lost: Literal["raise", "log"] | Callable[[Lease], Any] = "raise",
+        label: str = "",
+        release: Literal["now", "commit"] = "now",
+        template: str = "",
+    ) -> Lock: ...
+
+    @overload
+    def __call__(
+        self,
+        key: str,
+        callback: Callable[[Callable[[], Awaitable[bool]]], Coroutine[Any, Any, T]],
+        /,
+        *,
+        timeout: conf.Seconds | Unset = UNSET,
+        blocking: bool | Unset = UNSET,
+        blocking_timeout: conf.Seconds | Unset | None = UNSET,
+        renew: bool | Unset = UNSET,
+        max_hold: conf.Seconds | Unset | None = UNSET,
+        on_busy: Literal["raise", "skip"] | Callable[[LockBusy], Any] = "raise",
+        on_lost: Literal["raise", "log"] | Callable[[Lease], Any] = "raise",
+        label: str = "",
+        release: Literal["now", "commit"] = "now",
+        template: str = "",
+    ) -> Coroutine[Any, Any, T]: ...
+
+    @overload
+    def __call__(
+        self,
+        key: str,
+        callback: Callable[[Callable[[], bool]], T],
+        /,
+        *,
+        timeout: conf.Seconds | Unset = UNSET,
+        blocking: bool | Unset = UNSET,
+        blocking_timeout: conf.Seconds | Unset | None = UNSET,
+        renew: bool | Unset = UNSET,
+        max_hold: conf.Seconds | Unset | None = UNSET,
+        on_busy: Literal["raise", "skip"] | Callable[[LockBusy], Any] = "raise",
+        on_lost: Literal["raise", "log"] | Callable[[Lease], Any] = "raise",
+        label: str = "",
+        release: Literal["now", "commit"] = "now",
+        template: str = "",
+    ) -> T: ...
+
+    def __call__(
+        self,
+        key: str = "",
+        callback: Callable[[Callable[[], Any]], Any] | None = None,
+        /,
+        **options: Any,
+    ) -> Any:
+        """Make a lock; or, with a callback, run it while holding the lock.
+
+        The callback form takes the lock, calls `callback(release)`, releases the lock unless the callback did, and
+        returns the callback's result. Where the callback is a coroutine function, the call is to be awaited. Redis is
+        not asked before the lock is taken.
+
+        Args:
+            key: what the lock is called; of a decorator, a template over the arguments of the call.
+            callback: a function that takes `release`, sync or async.
+            timeout: the lease, seconds: for so long a dead holder can block others.
+            blocking: whether to wait for a busy lock.
+            blocking_timeout: how long to wait, seconds; `None` = without limit.
+            renew: whether to keep the lease alive for as long as its holder lives.
+            max_hold: how long renewal goes on, seconds; `None` = without limit.
+            on_busy: what a decorated function and the callback form do when the lock is busy: "raise" raises
+                `LockBusy`, "skip" returns a falsy `Skipped`; a callable gets the `LockBusy`, and its result is
+                returned.
+            on_lost: what the end of the block does when the lease was lost in it: "raise" raises `LockLost`, "log" logs
+                it. A callable gets the lease as soon as it is lost, in a thread of its own (in its event loop if a task
+                took it); `LockLost` is raised all the same.
+            label: who takes it, for `locksmith_list`; default the program's name.
+            release: "now", or "commit": inside of `transaction.atomic()`, a release then waits until the outermost
+                block has been committed or rolled back.
+            template: what the lock is called in metrics, where its key has too many values; of a decorated function,
+                default its key.
+
+            What is not given is as in `settings.LOCKSMITH`.
+
+        Returns:
+            A `Lock`; with a callback, its result.
+
+        Raises:
+            TypeError, ValueError: name the argument at fault.
+            LockBusy, LockLost, LockUnavailable: in the callback form, as a `with` block does.
+        """
+        if options:
+            template = options.pop("template", "")
+            if not isinstance(template, str):
+                raise TypeError(f"template must be a str, not {template!r}")
+            lock = Lock(self.runtime, check_key(key), options_of(options), template)
+        else:
+            lock = Lock(self.runtime, check_key(key), NO_OPTIONS)
+        if callback is None:
+            return lock
+        if not callable(callback):
+            raise TypeError(f"callback must be a function that takes `release`, not {callback!r}")
+        return lock.arun(callback) if is_async(callback) else lock.run(callback)
+
+    # ---- looking in
+
+    def locks(self, pattern: str = "*") -> list[LockInfo]:
+        """The locks that are held now. Changes nothing.
+
+        On one server, locks set by other software are not among them (`info` knows them); on a cluster all keys with
+        our prefix are.
+
+        Args:
+            pattern: a shell pattern (`*`, `?`, `[abc]`) that keys have to match.
+
+        Returns:
+            A `LockInfo` for each, sorted by key.
+
+        Raises:
+            LockUnavailable: Redis gave no usable answer.
+        """
+        return run_sync(self._locks(self.runtime().threads(), pattern))
+
+    async def alocks(self, pattern: str = "*") -> list[LockInfo]:
+        """As `locks`."""
+        return await self._locks(self.runtime().loop(), pattern)
+
+    async def _locks(self, context: Context, pattern: str) -> list[LockInfo]:
+        return await lock_policy.list_locks(context.store, lambda key: fnmatchcase(key, pattern))
+
+    def info(self, key: str = "") -> LockInfo | None:
+        """One lock as it is now. Changes nothing.
+
+        Returns:
+            Its `LockInfo`; `None` if nobody holds it.
+
+        Raises:
+            LockUnavailable: Redis gave no usable answer.
+        """
+        return run_sync(self._info(self.runtime().threads(), key))
+
+    async def ainfo(self, key: str = "") -> LockInfo | None:
+        """As `info`."""
+        return await self._info(self.runtime().loop(), key)
+
+    async def _info(self, context: Context, key: str) -> LockInfo | None:
+        return await lock_policy.look(context.store, context.store.names(check_key(key)))
+
+    def clear(self, *locks: LockInfo | str, pattern: str | None = None) -> list[LockInfo]:
+        """Take locks from their holders.
+
+        A lock is only taken from the holder that was seen: if somebody else has got it meanwhile, he keeps it. Its
+        waiters go on at once; its old holder gets `LockLost` when it next asks Redis.
+
+        Args:
+            *locks: `LockInfo`s as `locks()` or `info()` returned them, or keys.
+            pattern: a shell pattern of keys; `"*"` for all.
+
+        Returns:
+            Those that were taken, as they were seen before.
+
+        Raises:
+            LockUnavailable: Redis gave no usable answer; some may have been taken.
+        """
+        return run_sync(self._clear(self.runtime().threads(), locks, pattern))
+
+    async def aclear(self, *locks: LockInfo | str, pattern: str | None = None) -> list[LockInfo]:
+        """As `clear`."""
+        return await self._clear(self.runtime().loop(), locks, pattern)
+
+    async def _clear(self, context: Context, locks: Collection[LockInfo | str], pattern: str | None) -> list[LockInfo]:
+        seen = [] if pattern is None else await self._locks(context, pattern)
+        for lock in locks:
+            if not isinstance(lock, (str, LockInfo)):
+                raise TypeError(f"clear takes keys and LockInfos, not {lock!r}")
+            info = await self._info(context, lock) if isinstance(lock, str) else lock
+            if info is not None and info not in seen:
+                seen.append(info)
+        cleared = []
+        for info in seen:
+            # Between two holders there is nobody to take it from.
+            if info.holder is not None and await lock_policy.clear(context.store, info.key, info.holder.token):
+                cleared.append(info)
+                await context.tell(signals.cleared, info=info)
+        return cleared
+
+
+locksmith = Locksmith()

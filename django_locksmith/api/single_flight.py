@@ -1,0 +1,301 @@
+"""Single flight: values of a cache that one caller in the whole fleet computes, while all the others wait for them."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+
+from django.core.cache.backends.base import DEFAULT_TIMEOUT
+
+from ..policy import flights
+from ..policy.flight_outcomes import MISSING
+from ..policy.sync_bridge import run_sync
+from .cached_values import LoopValues, ThreadValues, cache_seconds, check_value_key
+from .flight_calls import call_of, flight_name, obtain
+from .flight_options import plan_of
+from .functions import dotted_name, is_async
+from .key_templates import key_maker
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from typing_extensions import Self, Unpack
+
+    from ..runtime.runtime import Runtime
+    from .flight_options import FlightOptions
+
+logger = logging.getLogger("django_locksmith.flight")
+
+T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+
+CacheSeconds = Any
+"""A cache timeout as Django takes it: seconds, `None` = for ever, `DEFAULT_TIMEOUT` (an object without a type)."""
+
+
+class Computed(Protocol[P, R]):
+    """A function decorated with `single_flight`."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The value."""
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Delete the value of the call with these arguments, as `locksmith.invalidate` does."""
+
+    def ainvalidate(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, None]:
+        """As `invalidate`."""
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type) -> Callable[..., R]: ...
+
+
+class SingleFlight:
+    """What `Locksmith` can do for values of a cache."""
+
+    def runtime(self) -> Runtime:
+        """What the flights of the settings in force share. Not for users."""
+        raise NotImplementedError
+
+    @overload
+    def get_or_set(
+        self,
+        key: str,
+        default: Callable[[], T],
+        timeout: CacheSeconds = ...,
+        version: int | None = None,
+        **how: Unpack[FlightOptions],
+    ) -> T: ...
+
+    @overload
+    def get_or_set(
+        self,
+        key: str,
+        default: T,
+        timeout: CacheSeconds = ...,
+        version: int | None = None,
+        **how: Unpack[FlightOptions],
+    ) -> T: ...
+
+    def get_or_set(
+        self,
+        key: str,
+        default: Any,
+        timeout: CacheSeconds = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        **how: Unpack[FlightOptions],
+    ) -> Any:
+        """The value of a key in a Django cache; if it is not there, one caller in the whole fleet computes it.
+
+        `key`, `default`, `timeout` and `version` mean what they mean to Django's `cache.get_or_set`. But all who miss
+        the value at the same time share one call of `default`: one caller leads, the others wait for it. `None` is a
+        value. A hit costs one request to the cache, and none to the locks.
+
+        `default` may raise `RetryLater(seconds)`: then nobody in the fleet calls it before they are over, and callers
+        get the old value, or `RetryLater`.
+
+        Args:
+            key: the key in the cache.
+            default: a value, or a function without arguments that computes it.
+            timeout: seconds for which the value is kept; `None` = for ever.
+            version: that of the key, as for the cache.
+            cache: the alias of the cache.
+            stale: seconds for which the old value is kept beyond `timeout`, and returned at once while one caller
+                refreshes it.
+            on_error: what those who waited get when `default` raised: "share" raises `PopulateFailed`, "retry" lets one
+                of them try next, "stale" returns the old value, also to the caller whose `default` raised.
+            error_ttl: seconds for which newcomers get the failure, too.
+            blocking_timeout: the longest wait, seconds; `None` = without limit.
+            on_timeout: what a caller gets at the end of its wait: "stale_or_raise" the old value or else `LockBusy`,
+                "raise" `LockBusy`, "compute" a value of its own, which is not stored.
+            lease: seconds for which a leader whose process died keeps others waiting; renewed while `default` runs.
+            max_hold: seconds for which it is renewed at most.
+            template: what the value is called in metrics.
+
+        Returns:
+            The value.
+
+        Raises:
+            PopulateFailed: another caller computed, and its `default` raised.
+            RetryLater: `default` is not to be called yet, and there is no old value.
+            LockBusy: the wait was over.
+            LockReentered: `default` asks for the value that it computes.
+            TypeError, ValueError: name the argument at fault.
+            Exception: what this caller's own `default` raised.
+
+            Never because Redis is down: then one caller of each process computes, and a warning is logged.
+        """
+        plan = plan_of(how)
+        values = ThreadValues(plan.cache, check_value_key(key), version, cache_seconds("timeout", timeout), plan.stale)
+        found = run_sync(values.fresh())
+        if found is not MISSING:
+            return found
+
+        async def compute() -> Any:
+            value = default() if callable(default) else default
+            if inspect.iscoroutine(value):
+                value.close()  # or Python warns that nobody awaited it
+                raise TypeError(f"{default!r} returns a coroutine; use aget_or_set")
+            return value
+
+        runtime = self.runtime()
+        context = runtime.threads()
+        return run_sync(obtain(context, call_of(runtime, context, plan, values, compute), plan.template))
+
+    @overload
+    async def aget_or_set(
+        self,
+        key: str,
+        default: Callable[[], Awaitable[T]],
+        timeout: CacheSeconds = ...,
+        version: int | None = None,
+        **how: Unpack[FlightOptions],
+    ) -> T: ...
+
+    @overload
+    async def aget_or_set(
+        self,
+        key: str,
+        default: Callable[[], T],
+        timeout: CacheSeconds = ...,
+        version: int | None = None,
+        **how: Unpack[FlightOptions],
+    ) -> T: ...
+
+    @overload
+    async def aget_or_set(
+        self,
+        key: str,
+        default: T,
+        timeout: CacheSeconds = ...,
+        version: int | None = None,
+        **how: Unpack[FlightOptions],
+    ) -> T: ...
+
+    async def aget_or_set(
+        self,
+        key: str,
+        default: Any,
+        timeout: CacheSeconds = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        **how: Unpack[FlightOptions],
+    ) -> Any:
+        """As `get_or_set`; `default` may be a coroutine function.
+
+        A caller that is cancelled while it waits changes nothing for the others. If the leader is cancelled, one of the
+        others leads next.
+        """
+        plan = plan_of(how)
+        values = LoopValues(plan.cache, check_value_key(key), version, cache_seconds("timeout", timeout), plan.stale)
+        found = await values.fresh()
+        if found is not MISSING:
+            return found
+
+        async def compute() -> Any:
+            value = default() if callable(default) else default
+            return await value if inspect.isawaitable(value) else value
+
+        runtime = self.runtime()
+        context = runtime.loop()
+        return await obtain(context, call_of(runtime, context, plan, values, compute), plan.template)
+
+    def invalidate(self, key: str, version: int | None = None, *, cache: str = "default") -> None:
+        """Delete a value, its old copy and a remembered failure. A computation under way will not bring it back.
+
+        The caller that computes it now still returns what it began with, but does not store it; all who wait for it
+        compute anew. A pause that `RetryLater` asked for stays.
+
+        Args:
+            key: the key in the cache.
+            version: that of the key, as for the cache.
+            cache: the alias of the cache.
+
+        Raises:
+            LockUnavailable: Redis gave no usable answer: the value is deleted, but a computation under way may store
+                what it began with.
+            Exception: what the cache raised.
+        """
+        values = ThreadValues(cache, check_value_key(key), version)
+        store = self.runtime().threads().flights
+        run_sync(flights.void(store, store.names(flight_name(cache, values.name)), values))
+
+    async def ainvalidate(self, key: str, version: int | None = None, *, cache: str = "default") -> None:
+        """As `invalidate`."""
+        values = LoopValues(cache, check_value_key(key), version)
+        store = self.runtime().loop().flights
+        await flights.void(store, store.names(flight_name(cache, values.name)), values)
+
+    def single_flight(
+        self,
+        key: str,
+        timeout: CacheSeconds = DEFAULT_TIMEOUT,
+        version: int | None = None,
+        **how: Unpack[FlightOptions],
+    ) -> Callable[[Callable[P, R]], Computed[P, R]]:
+        """Decorate a function or method, sync or async: its result is kept in a cache, and computed by one caller.
+
+            @single_flight(key="user:{user_id}", timeout=300)
+            def fetch_user(user_id): ...
+
+            fetch_user(7)
+            fetch_user.invalidate(7)            # .ainvalidate for an async function
+
+        Args:
+            key: a template over the arguments of the call; of a method, also over `self` (`"{self.pk}"`).
+            timeout: as for `get_or_set`, and so all else.
+
+        Returns:
+            The decorator. The decorated function has `invalidate` and `ainvalidate`, which take the same arguments.
+
+        Raises:
+            TypeError, ValueError: what is wrong with the arguments or the function, when it is decorated. A call raises
+                what `get_or_set` raises.
+        """
+        if not isinstance(key, str) or not key:
+            raise TypeError(f"single_flight needs a key, a template over the arguments, not {key!r}")
+        cache_seconds("timeout", timeout)
+        how.setdefault("template", key)
+        cache = plan_of(how).cache
+
+        def decorate(function: Callable[P, R]) -> Computed[P, R]:
+            if not callable(function) or inspect.isclass(function):
+                raise TypeError(f"single_flight decorates functions, not {function!r}")
+            if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+                raise TypeError(f"{dotted_name(function)} is a generator, whose items no cache can keep; return a list")
+            make_key = key_maker(key, function)
+            decorated: Any
+
+            if is_async(function):
+
+                @wraps(function)
+                async def in_flight(*args: Any, **kwargs: Any) -> Any:
+                    name = make_key(args, kwargs)
+                    return await self.aget_or_set(name, lambda: function(*args, **kwargs), timeout, version, **how)
+
+                decorated = in_flight
+            else:
+
+                @wraps(function)
+                def in_flight_sync(*args: Any, **kwargs: Any) -> Any:
+                    name = make_key(args, kwargs)
+                    return self.get_or_set(name, lambda: function(*args, **kwargs), timeout, version, **how)
+
+                decorated = in_flight_sync
+
+            def invalidate(*args: Any, **kwargs: Any) -> None:
+                """Delete the value of the call with these arguments, as `locksmith.invalidate` does."""
+                self.invalidate(make_key(args, kwargs), version, cache=cache)
+
+            async def ainvalidate(*args: Any, **kwargs: Any) -> None:
+                """As `invalidate`."""
+                await self.ainvalidate(make_key(args, kwargs), version, cache=cache)
+
+            decorated.invalidate, decorated.ainvalidate = invalidate, ainvalidate
+            return decorated  # type: ignore[no-any-return]  # of functions, types cannot say that they have attributes
+
+        return decorate

@@ -1,0 +1,1 @@
+"""Every rule, once, for threads and tasks."""

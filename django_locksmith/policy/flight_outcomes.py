@@ -1,0 +1,129 @@
+"""What one caller of single flight wants, and what may become of it: plain values, and what the rules are given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractContextManager
+
+    from ..exceptions import RetryLater
+    from ..redis.key_names import FlightNames
+
+OnError = Literal["share", "retry", "stale"]
+OnTimeout = Literal["stale_or_raise", "raise", "compute"]
+
+
+class Missing:
+    """No value: `None` is one."""
+
+    def __repr__(self) -> str:
+        return "<not in the cache>"
+
+
+MISSING = Missing()
+
+
+class Values(Protocol):
+    """One entry of a cache, and a copy of it that lives longer."""
+
+    async def fresh(self) -> Any:
+        """The value, or `MISSING`. Trouble with the cache is logged, and counts as missing."""
+
+    async def old(self) -> Any:
+        """The copy, which may be out of date, or `MISSING`. Trouble as above."""
+
+    async def put(self, value: Any) -> None:
+        """Store both. Trouble is logged."""
+
+    async def drop(self) -> None:
+        """Delete both."""
+
+    def copier(self, value: Any) -> Callable[[], Any]:
+        """What makes copies of a value, as if each were read from the cache."""
+
+
+class LedFlight(Protocol):
+    """The flight that we lead while we compute."""
+
+    @property
+    def held(self) -> bool:
+        """Is it surely still ours?"""
+
+
+class Call(NamedTuple):
+    """What one caller wants. Seconds; `until` is local monotonic time."""
+
+    key: str
+    names: FlightNames
+    token: bytes
+    values: Values
+    compute: Callable[[], Awaitable[Any]]
+    keep_alive: Callable[[float], AbstractContextManager[LedFlight]]
+    """Renews the lease of a flight of ours that has this deadline, for as long as the block lasts."""
+    warn: Callable[[str, Exception], None]
+    lease: float
+    until: float
+    keeps_old: bool
+    error_ttl: float
+    on_error: OnError
+    on_timeout: OnTimeout
+
+
+# ---- what becomes of a call
+
+
+class Value(NamedTuple):
+    """The value. `for_guests`: not where it is out of date already. `computed`: by this caller, not found."""
+
+    value: Any
+    for_followers: bool = True
+    computed: bool = False
+
+
+class Copies(NamedTuple):
+    """The value, for followers in this process: each gets a copy."""
+
+    copy: Callable[[], Any]
+
+
+class Failed(NamedTuple):
+    """The computation failed. `error`: for the one who computed. `remembered`: it failed some time ago."""
+
+    kind: str
+    message: str
+    error: Exception | None = None
+    remembered: bool = False
+
+
+class Later(NamedTuple):
+    """Nobody may compute before this local monotonic time. `error`: for the one who was told so."""
+
+    at: float
+    error: RetryLater | None = None
+
+
+class TimeOver(NamedTuple):
+    """The wait ended before the flight did."""
+
+    leader: str = ""
+    left: float | None = None
+
+
+class ServeOld(NamedTuple):
+    """Somebody else is at it, and there is an old value to go on with."""
+
+
+class LookAgain(NamedTuple):
+    """Nothing is to be had from this flight: start anew."""
+
+
+Outcome = Value | Copies | Failed | Later | TimeOver | ServeOld | LookAgain
+
+
+class Obtained(NamedTuple):
+    """The value, and how the caller came by it."""
+
+    value: Any
+    how: Literal["computed", "shared", "old"]

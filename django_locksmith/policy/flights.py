@@ -1,0 +1,319 @@
+"""The rules of single flight, written once: who computes, who waits, and what each of them gets.
+
+As in `locks.py`, everything is a coroutine over what it is given: the flights in Redis, the values in a cache, the
+computation. Nothing here knows of Redis, Django, asyncio, threads or clocks. How and why: docs/internals.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..exceptions import LockBusy, LockUnavailable, PopulateFailed, RetryLater, ServerTrouble
+from ..local.flights import LocalFlight
+from ..redis.messages import NO_REPLY, Follows, Leads, News, NoReply, Paused
+from ..tokens import read_holder
+from .flight_outcomes import MISSING, Copies, Failed, Later, LookAgain, Obtained, ServeOld, TimeOver, Value
+from .locks import caution, once_more, until_next_probe
+
+if TYPE_CHECKING:
+    from ..local.flights import LocalFlights, LocalFollower
+    from ..redis.flight_store import FlightStore
+    from ..redis.key_names import FlightNames
+    from .flight_outcomes import Call, Outcome, Values
+
+LANDS_WITHIN = 1.0
+"""Seconds that one who voids a flight waits for a value that is already on its way into the cache."""
+BREATH = 0.05
+"""Seconds before Redis is asked again, where listening to it failed."""
+
+
+async def obtain(flights: FlightStore, local_flights: LocalFlights, call: Call) -> Obtained:
+    """The value, computed by exactly one caller of the fleet while all the others wait for it.
+
+    The cache has just been asked, in vain. Raises what `compute` raises, `PopulateFailed` where it failed elsewhere,
+    `RetryLater`, or `LockBusy` at the end of the wait. Trouble with Redis never raises: then one caller of each process
+    computes.
+    """
+    old = await call.values.old() if call.keeps_old else MISSING
+    while True:
+        local = local_flights.join(call.names.lock)
+        if isinstance(local, LocalFlight):
+            outcome = await _lead_locally(flights, call, local, has_old=old is not MISSING)
+        elif old is not MISSING:
+            return Obtained(old, "old")
+        else:
+            outcome = await _follow_locally(local, call)
+        if isinstance(outcome, Value):
+            return Obtained(outcome.value, "computed" if outcome.computed else "shared")
+        if isinstance(outcome, Copies):
+            return Obtained(outcome.copy(), "shared")
+        if _starts_anew(call, outcome):
+            if flights.now() < call.until:
+                continue
+            outcome = TimeOver() if isinstance(outcome, LookAgain) else outcome
+        if old is not MISSING and _serves_old(call, outcome):
+            if isinstance(outcome, Failed) and outcome.error is not None:
+                call.warn("the old value of %r is served, for a new one could not be computed", outcome.error)
+            return Obtained(old, "old")
+        if isinstance(outcome, TimeOver) and call.on_timeout == "compute":
+            return Obtained(await call.compute(), "computed")  # not stored: whoever leads stores his own
+        raise _error(flights, call, outcome)
+
+
+async def _follow_locally(follower: LocalFollower, call: Call) -> Outcome:
+    outcome: Outcome | None = await follower.outcome(call.until)
+    if outcome is None:
+        return TimeOver()
+    # A value that was read before we asked may have been invalidated in between.
+    return LookAgain() if isinstance(outcome, Copies) and follower.is_late else outcome
+
+
+def _starts_anew(call: Call, outcome: Outcome) -> bool:
+    if isinstance(outcome, Failed):
+        return call.on_error == "retry" and outcome.error is None and not outcome.remembered
+    return isinstance(outcome, LookAgain)
+
+
+def _serves_old(call: Call, outcome: Outcome) -> bool:
+    if isinstance(outcome, Failed):
+        return call.on_error == "stale"
+    if isinstance(outcome, TimeOver):
+        return call.on_timeout == "stale_or_raise"
+    return True
+
+
+def _error(flights: FlightStore, call: Call, outcome: Outcome) -> Exception:
+    if isinstance(outcome, Failed):
+        return outcome.error or PopulateFailed(call.key, outcome.kind, outcome.message)
+    if isinstance(outcome, Later):
+        return outcome.error or RetryLater(max(0.0, outcome.at - flights.now()))
+    assert isinstance(outcome, TimeOver)
+    return LockBusy(call.key, read_holder(outcome.leader) if outcome.leader else None, outcome.left)
+
+
+# ---- the local leader: one caller of the process, who asks Redis for all of them
+
+
+async def _lead_locally(flights: FlightStore, call: Call, local: LocalFlight, *, has_old: bool) -> Outcome:
+    told: Outcome = LookAgain()  # what the followers hear if we are interrupted
+    try:
+        outcome = await _take_part(flights, call, local, has_old=has_old)
+        told = _for_followers(call, local, outcome)
+        return outcome
+    except BaseException:
+        if not local.lands:
+            await flights.shielded(_withdraw(flights, call))
+        raise
+    finally:
+        # Ctrl-C may hit this, too: the followers of a flight that nobody ends wait for nothing.
+        try:
+            local.end(told)
+        except BaseException:
+            local.end(told)
+            raise
+
+
+def _for_followers(call: Call, local: LocalFlight, outcome: Outcome) -> Outcome:
+    if isinstance(outcome, Value):
+        # Copied before we go on: the value is ours then, to do with as we like.
+        wanted = outcome.for_followers and local.has_followers
+        return Copies(call.values.copier(outcome.value)) if wanted else LookAgain()
+    if isinstance(outcome, (Failed, Later)):
+        return outcome._replace(error=None)
+    return LookAgain()  # the leader's patience is not theirs
+
+
+async def _withdraw(flights: FlightStore, call: Call) -> None:
+    """Whatever became of it: it is not our flight any more, and those who wait for it elect another leader."""
+    try:
+        await once_more(flights.land, call.names, call.token, News("void"))
+    except LockUnavailable:
+        pass  # it ends with its lease
+
+
+async def _take_part(flights: FlightStore, call: Call, local: LocalFlight, *, has_old: bool) -> Outcome:
+    try:
+        answer: Leads | Follows | Paused | Outcome = await once_more(flights.join, call.names, call.token, call.lease)
+        if isinstance(answer, Follows) and not has_old:
+            answer = await _follow(flights, call, local, answer)
+    except LockUnavailable as trouble:
+        local.begin_to_look()
+        found = await call.values.fresh()  # others of this process may have computed it meanwhile
+        if found is not MISSING:
+            return Value(found)
+        local.found_nothing()
+        call.warn("Redis cannot say who computes %r: computing it in this process, too", trouble)
+        outcome = await _computed(flights, call)
+        if isinstance(outcome, Value):
+            await call.values.put(outcome.value)
+        return outcome
+    if isinstance(answer, Leads):
+        return await _lead(flights, call, local, answer)
+    if isinstance(answer, Paused):
+        return _outcome_of(flights, answer.news, answer)
+    return ServeOld() if isinstance(answer, Follows) else answer
+
+
+async def _follow(flights: FlightStore, call: Call, local: LocalFlight, seen: Follows) -> Leads | Paused | Outcome:
+    """Wait for the news of somebody else's flight, and look on the side whether its leader has died."""
+    since = seen.since
+    while True:
+        try:
+            listener = await flights.listen(call.names, since, call.until - flights.now())
+            try:
+                while True:
+                    news = await listener.news_within(until_next_probe(flights, call.until, seen))
+                    if not isinstance(news, NoReply):
+                        break
+                    if flights.now() >= call.until:
+                        return TimeOver(seen.leader, seen.left)
+                    answer = await flights.join(call.names, call.token, call.lease)
+                    if not isinstance(answer, Follows):
+                        return answer
+                    seen = answer
+            finally:
+                await listener.leave()
+        except ServerTrouble:
+            # Ask again who leads; where that fails, too, we are on our own.
+            await flights.sleep(BREATH)
+            return LookAgain()
+        if news is not None:
+            if news.what != "landed":
+                return _outcome_of(flights, news)
+            local.begin_to_look()
+            value = await call.values.fresh()
+            return LookAgain() if value is MISSING else Value(value)
+        if flights.now() >= call.until:
+            return TimeOver(seen.leader, seen.left)
+
+
+def _outcome_of(flights: FlightStore, news: News, pause: Paused | None = None) -> Outcome:
+    if news.what == "failed":
+        return Failed(news.kind, news.message, remembered=pause is not None)
+    if news.what == "later":
+        return Later(flights.now() + (float(news.message) if pause is None else pause.left))
+    return LookAgain()
+
+
+# ---- the leader
+
+
+async def _lead(flights: FlightStore, call: Call, local: LocalFlight, leads: Leads) -> Outcome:
+    # Somebody may have landed between our look into the cache and our asking to lead.
+    local.begin_to_look()
+    found = await call.values.fresh()
+    if found is not MISSING:
+        await _land(flights, call, News("landed"))
+        return Value(found)
+    local.found_nothing()
+    with call.keep_alive(leads.sent + call.lease - caution(call.lease)) as flight:
+        outcome = await _computed(flights, call)
+    if isinstance(outcome, Value):
+        local.begin_to_look()
+        local.lands = True
+        # A cache goes on storing what it has begun to store. So do we then, and end the flight when it is done.
+        return await flights.shielded(_store_or_withdraw(flights, call, outcome, held=flight.held))
+    if isinstance(outcome, Later):
+        seconds = max(0.0, outcome.at - flights.now())
+        await _land(flights, call, News("later", "", f"{seconds:.3f}"), seconds)
+    elif isinstance(outcome, Failed):
+        await _land(flights, call, News("failed", outcome.kind, outcome.message), call.error_ttl)
+    return outcome
+
+
+async def _computed(flights: FlightStore, call: Call) -> Value | Failed | Later:
+    try:
+        value = await call.compute()
+    except RetryLater as later:
+        return Later(flights.now() + later.seconds, later)
+    except Exception as error:
+        kind = type(error)
+        return Failed(f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."), _text(error), error)
+    return Value(value, computed=True)
+
+
+def _text(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "its text cannot be made"  # which must not hide the error itself
+
+
+async def _store_or_withdraw(flights: FlightStore, call: Call, value: Value, *, held: bool) -> Value:
+    try:
+        return await _store(flights, call, value, held=held)
+    except BaseException:
+        await _withdraw(flights, call)
+        raise
+
+
+async def _store(flights: FlightStore, call: Call, value: Value, *, held: bool) -> Value:
+    """Store the value, unless the flight was voided, or ran out of its lease, meanwhile. It is never lost to us."""
+    out_of_date = value._replace(for_followers=False)
+    try:
+        if not await once_more(flights.landing, call.names, call.token):
+            return out_of_date
+    except LockUnavailable as trouble:
+        call.warn("Redis cannot say whether the value of %r is still wanted", trouble)
+        if not held:
+            return out_of_date
+    await call.values.put(value.value)
+    if await _land(flights, call, News("landed")):
+        return value
+    try:
+        await call.values.drop()  # it took so long that others may have begun anew
+    except Exception as trouble:
+        call.warn("the cache keeps a value of %r that is out of date", trouble)
+    return out_of_date
+
+
+async def _land(flights: FlightStore, call: Call, news: News, pause: float = 0.0) -> bool:
+    """End our flight, and tell everybody. `False` if it was surely not ours any more."""
+    try:
+        return await flights.land(call.names, call.token, news, pause)
+    except (ServerTrouble, LockUnavailable) as error:
+        trouble: Exception | None = error
+    if isinstance(trouble, ServerTrouble) and not trouble.mute:
+        try:
+            # "Not ours", after a lost reply, may well mean that the first request did its work.
+            await flights.land(call.names, call.token, news, pause)
+            trouble = None
+        except (ServerTrouble, LockUnavailable) as error:
+            trouble = error
+    if trouble is not None:
+        call.warn("the flight of %r could not be ended, and ends with its lease", trouble)
+    return True
+
+
+# ---- voiding
+
+
+async def void(flights: FlightStore, names: FlightNames, values: Values) -> None:
+    """Delete the value, and see that a computation that is under way does not bring the old one back.
+
+    Raises `LockUnavailable`: the value is deleted, but a computation under way may store what it began with.
+    """
+    try:
+        since = await once_more(flights.void, names, False)
+        if since is not None:
+            await _wait_for_landing(flights, names, since)
+            await once_more(flights.void, names, True)
+    finally:
+        await values.drop()
+
+
+async def _wait_for_landing(flights: FlightStore, names: FlightNames, since: bytes) -> None:
+    until = flights.now() + LANDS_WITHIN
+    try:
+        while flights.now() < until:
+            listener = await flights.listen(names, since, until - flights.now())
+            try:
+                news: News | NoReply | None = NO_REPLY
+                while isinstance(news, NoReply) and flights.now() < until:
+                    news = await listener.news_within(until - flights.now())
+                if isinstance(news, News):
+                    return
+            finally:
+                await listener.leave()
+    except ServerTrouble:
+        pass  # the next request will tell

@@ -1,0 +1,283 @@
+"""The rules of the lock, written once: acquire, wait, release, abandon, extend, renew.
+
+Everything here is a coroutine over a store that is given to it. Nothing here knows of Redis, asyncio, threads or
+clocks; with the store of a thread nothing in it ever suspends, and `bridge.run_sync` runs it. So a lost reply, a
+cancellation, a deadline are dealt with in one place for both worlds. How and why: docs/internals.md.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, TypeVar
+
+from ..exceptions import LockUnavailable, ServerTrouble
+from ..redis.messages import NO_REPLY, Attempt, Busy, Granted, Renewal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from ..local.queues import LocalQueues
+    from ..records import LockInfo
+    from ..redis.flight_store import FlightStore
+    from ..redis.key_names import Names
+    from ..redis.lock_store import LockStore
+    from ..redis.messages import Answer, Follows, Holding, Mode
+    from ..redis.transport import Connection
+
+T = TypeVar("T")
+
+OUTAGE = 10.0
+"""Seconds that a caller who can wait puts up with a server in trouble: as long as a failover commonly takes."""
+PROBE_EVERY = 1.0
+"""Seconds between the looks of a waiter, each with some jitter so that many do not look at once."""
+LATE_BY = 0.05
+"""Seconds after the end of a wait by which Redis should have ended it."""
+
+
+class _Patience:
+    """How long to go on asking a server in trouble."""
+
+    __slots__ = ("_since", "_store", "_tries", "_until", "server_is_mute")
+
+    def __init__(self, store: LockStore, until: float) -> None:
+        self._store = store
+        self._until = until
+        self._since: float | None = None
+        self._tries = 0
+        self.server_is_mute = False
+
+    def restore(self) -> None:
+        """The server has answered."""
+        self._since = None
+        self._tries = 0
+        self.server_is_mute = False
+
+    async def wait_or_give_up(self, trouble: ServerTrouble) -> None:
+        """Wait a little and return, or raise `LockUnavailable` because this has gone on for too long."""
+        now = self._store.now()
+        self._tries += 1
+        self.server_is_mute = trouble.mute
+        if self._since is None:
+            self._since = now
+        # A connection that is merely stale, or cut after the server did its work, costs nothing to replace: once, at
+        # once, even for a caller who does not wait.
+        if self._tries == 1 and not trouble.mute:
+            return
+        left = min(self._until, self._since + OUTAGE) - now
+        if left <= 0:
+            raise _unavailable(trouble) from trouble.error
+        await self._store.sleep(min(left, 0.05 * 2 ** min(self._tries, 5) * random.uniform(0.5, 1)))
+
+
+async def acquire(
+    store: LockStore, queues: LocalQueues, attempt: Attempt, hold: Callable[[int, float, float], T]
+) -> T | Busy:
+    """Take the lock and return what `hold(fence, since, deadline)` makes of it; or tell who has it after the wait.
+
+    In local monotonic seconds, the lock is held since then at the latest, and surely until the deadline. Raises
+    `LockUnavailable`. Whatever is raised, here or from outside (a cancelled task, Ctrl-C, a time limit), nothing is
+    left behind as far as Redis can be reached: neither the lock nor a place in its queue.
+    """
+    left = attempt.wait
+    until = store.now() + left
+    patience: _Patience | None = None
+    ticket = queues.ticket(attempt.names.lock) if left else None
+    mode: Mode = "try"
+    try:
+        if ticket is not None and not ticket.enter():
+            if not await ticket.wait(until):
+                return await _who_has_it(store, attempt)
+            left = max(0.0, until - store.now())
+        while True:
+            try:
+                answer = await store.acquire(attempt, left, mode)
+                if left and isinstance(answer, Busy):
+                    patience = _Patience(store, until)
+                    answer = await _wait_in_redis(store, attempt, until, answer, patience)
+                if isinstance(answer, Granted):
+                    return hold(answer.fence, answer.sent, _deadline(store, attempt, answer.sent))
+                if isinstance(answer, Busy) and store.now() >= until:
+                    return answer
+                # Else refused, or outrun by somebody who did not wait: ask anew.
+            except ServerTrouble as trouble:
+                if patience is None:
+                    patience = _Patience(store, until)
+                await patience.wait_or_give_up(trouble)
+            mode = "again"
+            left = max(0.0, until - store.now())
+    except BaseException as error:
+        # Where the server keeps silent, asking it once more would only double the wait. What it got is followed by an
+        # abandon on the same connection (see Transport.call); the rest ends with the lease.
+        if not (isinstance(error, LockUnavailable) and patience is not None and patience.server_is_mute):
+            await store.shielded(withdraw(store, attempt))
+        raise
+    finally:
+        if ticket is not None:
+            # Ctrl-C may hit this, too: a place in the queue that nobody leaves blocks the whole process.
+            try:
+                ticket.leave()
+            except BaseException:
+                ticket.leave()
+                raise
+
+
+async def withdraw(store: LockStore, attempt: Attempt) -> None:
+    """Give up an attempt or a holding, whatever became of it. Never raises for trouble with Redis."""
+    try:
+        await once_more(store.abandon, attempt)
+    except LockUnavailable:
+        pass  # the queue forgets a waiter after ten seconds, the lock ends with its lease
+
+
+async def _wait_in_redis(store: LockStore, attempt: Attempt, until: float, seen: Busy, patience: _Patience) -> Answer:
+    """Block until the baton comes, and look on the side whether the holder has died."""
+    connection = await store.block_for_baton(attempt, until - store.now())
+    try:
+        while True:
+            if await connection.woken(until_next_probe(store, until, seen)) is not NO_REPLY:
+                return _dated(await connection.claimed(), seen)
+            try:
+                left = until - store.now()
+                answer = await store.acquire(attempt, left if left > 0 else 0.0, "probe")
+            except ServerTrouble as trouble:
+                await patience.wait_or_give_up(trouble)
+                continue
+            patience.restore()
+            if not isinstance(answer, Busy) or store.now() >= until:
+                return answer
+            seen = answer
+    finally:
+        if connection.open:
+            await connection.leave()
+
+
+def until_next_probe(store: LockStore | FlightStore, until: float, seen: Busy | Follows) -> float:
+    """When to look: as the lease we last saw runs out, as our wait is over, and every second or so anyway."""
+    now = store.now()
+    pause = PROBE_EVERY * random.uniform(0.9, 1.1)
+    if seen.left is not None:
+        pause = min(pause, max(0.002, seen.sent + seen.left + 0.002 - now))
+    return min(pause, max(0.0, until - now) + LATE_BY)
+
+
+def _dated(claimed: Answer, seen: Busy) -> Answer:
+    """The answer to a claim, dated as if it had been sent no earlier than just before Redis ran it.
+
+    The server's clock says how long after the last answer that was; and that answer cannot be older than its request.
+    A server clock that was set forward in between would promise too much: but the grant cannot be younger than now.
+    """
+    if not isinstance(claimed, Granted):
+        return claimed
+    granted_at = seen.sent + (claimed.server_time - seen.server_time)
+    return Granted(claimed.fence, min(granted_at, claimed.sent), claimed.server_time)
+
+
+def _deadline(store: LockStore, attempt: Attempt, granted_at: float) -> float:
+    deadline = granted_at + attempt.lease - caution(attempt.lease)
+    if deadline <= store.now():
+        raise ServerTrouble(TimeoutError(f"the answer took longer than the lease of {attempt.lease:g} s"))
+    return deadline
+
+
+def caution(lease: float) -> float:
+    """Seconds by which a holder stops believing in its lease before the server does.
+
+    So late may a thread be that tells of the end, and so far may a clock drift within the lease, before two would
+    believe in the same lock. Threads of a busy Python process wait for each other by many milliseconds.
+    """
+    return lease / 20 if lease < 5 else 0.25
+
+
+async def _who_has_it(store: LockStore, attempt: Attempt) -> Busy:
+    now = store.now()
+    try:
+        info = await store.look(attempt.names)
+    except (ServerTrouble, LockUnavailable):
+        info = None
+    if info is None or info.holder is None:
+        return Busy(now, 0.0, None, "")
+    return Busy(now, 0.0, info.remaining, info.holder.token)
+
+
+async def release(store: LockStore, attempt: Attempt, *, in_time: bool = True) -> bool:
+    """Give the lock back; `False` if it was no longer held. Raises `LockUnavailable`: then it ends with its lease.
+
+    `in_time`: our lease has surely not ended yet. Cancelled or interrupted, the lock is given back all the same.
+    """
+    try:
+        try:
+            return await store.release(attempt)
+        except ServerTrouble as trouble:
+            if trouble.mute:
+                raise _unavailable(trouble) from trouble.error
+        try:
+            # After a lost reply, "not held" means that the first request did its work, if nothing else can have.
+            return await store.release(attempt) or in_time
+        except ServerTrouble as trouble:
+            raise _unavailable(trouble) from trouble.error
+    except LockUnavailable:
+        raise
+    except BaseException:
+        await store.shielded(withdraw(store, attempt))
+        raise
+
+
+async def extend(store: LockStore, attempt: Attempt, seconds: float, *, replace: bool) -> float | None:
+    """Change a lease; its new deadline (local monotonic seconds), or `None` if it is lost. Raises `LockUnavailable`."""
+    ms = max(1, int(seconds * 1000))
+    if replace:
+        sent, left = await once_more(store.extend, attempt, ms, "set")
+    else:
+        # Not asked twice: what came through before its reply was lost would be added twice.
+        try:
+            sent, left = await store.extend(attempt, ms, "add")
+        except ServerTrouble as trouble:
+            raise _unavailable(trouble) from trouble.error
+    return sent + left - caution(left) if left else None
+
+
+async def renew(
+    store: LockStore, connection: Connection, holdings: Sequence[tuple[Holding, float]]
+) -> list[tuple[Renewal, float]]:
+    """Renew holdings of one server for so many seconds each; what became of each, and its new deadline."""
+    try:
+        sent, lefts = await store.renew(connection, [(holding, int(seconds * 1000)) for holding, seconds in holdings])
+    except (ServerTrouble, LockUnavailable):
+        return [(Renewal.UNKNOWN, 0.0)] * len(holdings)
+    return [(Renewal.RENEWED, sent + left - caution(left)) if left else (Renewal.LOST, 0.0) for left in lefts]
+
+
+async def look(store: LockStore, names: Names) -> LockInfo | None:
+    """One lock as it is now; `None` if nobody has it. Raises `LockUnavailable`."""
+    return await once_more(store.look, names)
+
+
+async def list_locks(store: LockStore, wanted: Callable[[str], bool]) -> list[LockInfo]:
+    """All locks whose key is wanted, by key. Raises `LockUnavailable`."""
+
+    async def find() -> list[LockInfo]:
+        return await store.look_at([store.names(key) for key in await store.keys() if wanted(key)])
+
+    return sorted(await once_more(find), key=lambda info: info.key)
+
+
+async def once_more(request: Callable[..., Awaitable[T]], *arguments: object) -> T:
+    """Ask; and ask again if the connection turns out to be broken, which costs nothing to replace."""
+    try:
+        return await request(*arguments)
+    except ServerTrouble as trouble:
+        if trouble.mute:
+            raise _unavailable(trouble) from trouble.error
+    try:
+        return await request(*arguments)
+    except ServerTrouble as trouble:
+        raise _unavailable(trouble) from trouble.error
+
+
+def _unavailable(trouble: ServerTrouble) -> LockUnavailable:
+    return LockUnavailable(f"Redis gave no answer: {str(trouble.error) or 'it kept silent'}")
+
+
+async def clear(store: LockStore, key: str, token: str) -> bool:
+    """Take a lock from the holder that has this token, and hand it on; `False` if that one has it no more."""
+    return await once_more(store.release, Attempt(store.names(key), token.encode("utf-8", "surrogateescape"), 0, 0))

@@ -1,0 +1,1 @@
+"""Requests and replies, and how they travel."""

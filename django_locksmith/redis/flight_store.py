@@ -1,0 +1,134 @@
+"""The flights' requests and replies: key names and Lua below, plain messages above. Decides nothing."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from math import ceil, inf
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import NoScriptError
+
+from .key_names import decode, names_of_flight
+from .lua import JOIN, LAND, LANDING, VOID
+from .messages import Follows, Leads, News, NoReply, Paused
+from .packing import pack, request
+
+if TYPE_CHECKING:
+    from .key_names import FlightNames
+    from .lock_store import LockStore
+    from .transport import Connection
+
+
+class FlightStore:
+    """The flights of one prefix, over the transport of one process or event loop."""
+
+    def __init__(self, store: LockStore) -> None:
+        self._store = store
+        self._transport = store.transport
+        self.now = store.now
+        self.sleep = store.sleep
+        self.shielded = store.shielded
+
+    def names(self, key: str) -> FlightNames:
+        """The keys of a flight. Raises `ValueError` where the prefix does not fit a cluster."""
+        return names_of_flight(self._store.prefix, key, in_cluster=self._transport.deployment.cluster)
+
+    async def join(self, names: FlightNames, token: bytes, lease: float) -> Leads | Follows | Paused:
+        """Lead the flight, or hear who does, or why nobody may."""
+        arguments = (token, b"%d" % int(lease * 1000))
+        undo = partial(request, LAND, names, token, b"void", b"", b"", b"0", full=True)
+        sent = self.now()
+        try:
+            reply = await self._transport.call(names.lock, request(JOIN, names, *arguments), undo)
+        except NoScriptError:
+            for later in (LANDING, LAND):  # they may be its last words
+                await self._transport.call(names.lock, pack(b"SCRIPT", b"LOAD", later.text))
+            sent = self.now()
+            reply = await self._transport.call(names.lock, request(JOIN, names, *arguments, full=True), undo)
+        if reply[0] == 1:
+            return Leads(sent)
+        if reply[0] == 2:
+            return Paused(reply[1] / 1000, News(*json.loads(decode(reply[2]))))
+        return Follows(sent, reply[1] / 1000, decode(reply[2]).removeprefix("landing:"), _bytes(reply[3]))
+
+    async def landing(self, names: FlightNames, token: bytes) -> bool:
+        """About to store the value: is the flight still ours?"""
+        return bool(await self._store.run(LANDING, names, token))
+
+    async def land(self, names: FlightNames, token: bytes, news: News, pause: float = 0.0) -> bool:
+        """End the flight, and tell all who wait how; `False` if it was not ours any more. Harmless if repeated.
+
+        `pause`: seconds during which nobody may lead.
+        """
+        arguments = (token, news.what.encode(), _text(news.kind), _text(news.message), b"%d" % ceil(pause * 1000))
+        return bool(await self._store.run(LAND, names, *arguments))
+
+    async def void(self, names: FlightNames, landing: bool) -> bytes | None:
+        """Have a flight bring back nothing. If it is landing, and not to be stopped, the last news before that."""
+        reply = await self._store.run(VOID, names, b"1" if landing else b"0")
+        return _bytes(reply[1]) if reply[0] else None
+
+    async def listen(self, names: FlightNames, since: bytes, seconds: float) -> Listener:
+        """Block, on a connection of our own, until there are news after `since`."""
+        node = self._transport.node_for(names.lock)
+        connection = await self._transport.connection_to(node)
+        listener = Listener(connection, names.news, since, node.longest_block)
+        try:
+            await listener.block(seconds)
+        except BaseException:
+            await connection.drop()
+            raise
+        return listener
+
+
+class Listener:
+    """A follower that waits in Redis for the news of a flight."""
+
+    def __init__(self, connection: Connection, news: bytes, since: bytes, longest: float) -> None:
+        self._connection = connection
+        self._request = (b"STREAMS", news, since)
+        self._longest = longest
+        self._open = True
+
+    async def block(self, seconds: float) -> None:
+        """Ask for the news, and wait for them where there are none yet."""
+        seconds = min(seconds, self._longest)
+        ms = b"0" if seconds == inf else b"%d" % max(1, ceil(seconds * 1000))
+        await self._connection.send(pack(b"XREAD", b"BLOCK", ms, *self._request))
+
+    async def news_within(self, seconds: float) -> News | NoReply | None:
+        """The latest news, `None` if the time asked for is over; `NoReply` if neither came in these seconds.
+
+        After a reply, others may use the connection.
+        """
+        reply = await self._connection.read_within(seconds)
+        if isinstance(reply, NoReply):
+            return reply
+        self._open = False
+        await self._connection.keep()
+        return _latest(reply)
+
+    async def leave(self) -> None:
+        """Close the connection, unless its reply has been read."""
+        if self._open:
+            self._open = False
+            await self._connection.drop()
+
+
+def _latest(reply: Any) -> News | None:
+    # [[stream, entries]], as a map where the connection speaks RESP3; an entry is [id, [name, value, ...]].
+    if not reply:
+        return None
+    streams = list(reply.values()) if isinstance(reply, dict) else [entries for _, entries in reply]
+    _, fields = streams[0][-1]
+    what, kind, message = (decode(value) for value in fields[1::2])
+    return News(what, kind, message)  # type: ignore[arg-type]  # one of the words that land.lua and void.lua say
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "replace")
+
+
+def _bytes(name: bytes | str) -> bytes:
+    return name if isinstance(name, bytes) else name.encode()

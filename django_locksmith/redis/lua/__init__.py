@@ -1,0 +1,40 @@
+"""The scripts: one transition of the protocol each, sent by digest and, where a server does not know them, by text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import sha1
+from importlib.resources import files
+
+
+@dataclass(frozen=True, eq=False)
+class Script:
+    """A Lua script, and the digest that it is called by."""
+
+    text: bytes
+    arguments: int
+    digest: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Redis names scripts by SHA-1; nothing secret hangs on it.
+        digest = sha1(self.text, usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "digest", digest.encode())
+
+
+def _read(*names: str, arguments: int) -> Script:
+    folder = files(__name__)
+    return Script(b"\n".join(folder.joinpath(f"{name}.lua").read_bytes() for name in names), arguments)
+
+
+ACQUIRE = _read("acquire_free", "baton", "acquire", arguments=4)
+TRY = Script(ACQUIRE.text, arguments=2)
+"""The same, as it is asked most often: the first request of a caller who would wait for long."""
+ABANDON = _read("release_unawaited", "baton", "release", arguments=2)
+RELEASE = Script(ABANDON.text, arguments=1)
+EXTEND = _read("extend", arguments=3)
+LOOK = _read("look", arguments=0)
+
+JOIN = _read("news", "join", arguments=2)
+LANDING = _read("news", "landing", arguments=1)
+LAND = _read("news", "land", arguments=5)
+VOID = _read("news", "void", arguments=1)

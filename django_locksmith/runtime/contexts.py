@@ -1,0 +1,103 @@
+"""The two worlds that callers come from: threads, and the tasks of one event loop.
+
+What the policy needs of each of them is the same: where to send requests, who waits already, how to tell receivers of
+signals, and who it is that calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..local.events import LoopEvent, ThreadEvent
+from ..local.flights import LocalFlights
+from ..local.queues import LocalQueues
+from ..redis.flight_store import FlightStore
+
+if TYPE_CHECKING:
+    from django.dispatch import Signal
+
+    from ..local.events import Event
+    from ..redis.lock_store import LockStore
+
+logger = logging.getLogger("django_locksmith.lock")
+
+
+class Context:
+    """The world as a thread or a task sees it: the store to talk to, how to tell receivers of signals, who one is."""
+
+    may_be_in_transaction: bool
+    event: ClassVar[type[Event]]
+
+    def __init__(self, store: LockStore) -> None:
+        self.store = store
+        self.queues = LocalQueues(self.event, store.now)
+        self.flights = FlightStore(store)
+        self.local_flights = LocalFlights(self.event, store.now)
+
+    async def tell(self, signal: Signal, **named: Any) -> None:
+        """Send a signal; a receiver that fails is logged and changes nothing."""
+        raise NotImplementedError
+
+    def caller(self) -> object:
+        """The thread or task that calls."""
+        raise NotImplementedError
+
+    def is_caller(self, owner: object) -> bool:
+        """Is it this thread or task that calls?"""
+        return owner is self.caller()
+
+
+class ThreadContext(Context):
+    """For synchronous callers."""
+
+    may_be_in_transaction = True
+    event = ThreadEvent
+
+    async def tell(self, signal: Signal, **named: Any) -> None:
+        try:
+            signal.send_robust(None, **named)
+        except RuntimeError:
+            # Django runs asynchronous receivers for synchronous senders, but not inside a running event loop.
+            logger.exception("asynchronous receivers of a signal could not be called from synchronous code in a task")
+
+    def caller(self) -> object:
+        return threading.current_thread()
+
+    def is_caller(self, owner: object) -> bool:
+        # Synchronous code may run inside a task, and would block its loop waiting for it.
+        return owner is threading.current_thread() or (isinstance(owner, asyncio.Task) and owner is _task_here())
+
+
+def _task_here() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+class LoopContext(Context):
+    """For the tasks of one event loop."""
+
+    may_be_in_transaction = False  # Django's transactions belong to threads
+    event = LoopEvent
+
+    def __init__(self, store: LockStore) -> None:
+        super().__init__(store)
+        self.loop = asyncio.get_running_loop()
+
+    async def tell(self, signal: Signal, **named: Any) -> None:
+        await signal.asend_robust(None, **named)
+
+    def caller(self) -> object:
+        return asyncio.current_task()
+
+    def close(self) -> None:
+        """Close the connections, as soon as the loop comes to it."""
+        transport = self.store.transport
+        try:
+            self.loop.call_soon_threadsafe(lambda: self.loop.create_task(transport.close()))
+        except RuntimeError:
+            pass  # the loop is closed, and they with it

@@ -1,0 +1,51 @@
+"""Who holds which lock in this process."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Generic, Protocol, TypeVar
+
+_FEW = 64
+
+
+class Keyed(Protocol):
+    """What is held under a key."""
+
+    @property
+    def key(self) -> str:
+        """The lock's key."""
+
+
+L = TypeVar("L", bound=Keyed)
+
+
+class HeldLeases(Generic[L]):
+    """The leases of one set of settings, by key: weakly, for a lease that is dropped may simply run out."""
+
+    def __init__(self) -> None:
+        self._leases: dict[str, weakref.ref[L]] = {}
+        self._sweep_at = _FEW
+
+    def add(self, lease: L) -> None:
+        """This lease is now the one for its key."""
+        self._leases[lease.key] = weakref.ref(lease)
+        if len(self._leases) > self._sweep_at:
+            self._sweep()
+
+    def remove(self, lease: L) -> None:
+        """It is no more."""
+        known = self._leases.get(lease.key)
+        if known is not None and known() is lease:
+            self._leases.pop(lease.key, None)
+
+    def latest(self, key: str) -> L | None:
+        """The latest lease of this key that somebody in this process still has."""
+        known = self._leases.get(key)
+        return None if known is None else known()
+
+    def _sweep(self) -> None:
+        # References to dropped leases stay until there are as many as others: cheaper than a callback for each.
+        for key, known in self._leases.copy().items():  # other threads take and give back meanwhile
+            if known() is None and self._leases.get(key) is known:
+                self._leases.pop(key, None)
+        self._sweep_at = max(_FEW, 2 * len(self._leases))

@@ -1,0 +1,152 @@
+"""What the locks of one service share in this process: settings, stores, who holds what, who renews.
+
+After a fork, the child starts with empty hands: it owns nothing that its parent held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..policy.sync_bridge import run_sync
+from ..redis.async_transport import AsyncTransport
+from ..redis.connections import Deployment, open_deployment
+from ..redis.lock_store import LockStore
+from ..redis.sync_transport import SyncTransport
+from .contexts import LoopContext, ThreadContext
+from .expiry import Watch
+from .held_leases import HeldLeases
+from .options import Defaults
+from .renewal import Renewer
+
+if TYPE_CHECKING:
+    from .. import conf
+    from ..redis.messages import Attempt
+    from .contexts import Context
+
+
+class Substitute(Protocol):
+    """Where locks live instead of in Redis, as long as a test wants it; see `testing.override_locks`."""
+
+    def deployment(self, where: str) -> Deployment:
+        """What stands in for what `LOCKSMITH["REDIS"]` names."""
+
+    def enter(self, runtime: Runtime) -> None:
+        """These settings are in force there, too."""
+
+    async def prepare(self, context: Context, attempt: Attempt) -> None:
+        """A lock is about to be asked for: see that it is held by whom the test says, whom nobody waits for."""
+
+    def start_again(self) -> None:
+        """In a forked child."""
+
+
+class Process:
+    """What all services of a process share."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.watch = Watch()
+        self.runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
+        self.substitutes: list[Substitute] = []  # the last is in force
+        self._inherited: list[Any] = []
+
+    def start_again(self) -> None:
+        """In a forked child."""
+        self.generation += 1
+        # The parent's connections and threads are kept out of reach but alive: closing them here, or letting them be
+        # collected, would pull them out of the parent's event loop.
+        self._inherited.append(self.watch)
+        self.watch = Watch()
+        for substitute in self.substitutes:
+            substitute.start_again()
+        for runtime in list(self.runtimes):
+            self._inherited.append(runtime.start_again())
+
+
+process = Process()
+os.register_at_fork(after_in_child=process.start_again)
+
+
+class Runtime:
+    """One set of settings, and all that lives by them in this process."""
+
+    def __init__(self, settings: conf.Settings) -> None:
+        self.settings = settings
+        self.substitute = process.substitutes[-1] if process.substitutes else None
+        self.rules_for = Defaults(settings).rules_for
+        self._mutex = threading.Lock()
+        self._empty()
+        process.runtimes.add(self)
+        if self.substitute is not None:
+            self.substitute.enter(self)
+
+    def _empty(self) -> None:
+        self._deployment: Deployment | None = None
+        self._threads: ThreadContext | None = None
+        self._loops: dict[asyncio.AbstractEventLoop, LoopContext] = {}
+        self._renewer: Renewer | None = None
+        self.held: HeldLeases[Any] = HeldLeases()
+
+    def start_again(self) -> object:
+        """Forget everything, and hand it out to be kept out of reach."""
+        inherited = dict(self.__dict__)
+        self._mutex = threading.Lock()
+        self._empty()
+        return inherited
+
+    def deployment(self) -> Deployment:
+        """The servers, looked up at the first use."""
+        if self._deployment is None:
+            with self._mutex:
+                if self._deployment is None:
+                    find = open_deployment if self.substitute is None else self.substitute.deployment
+                    self._deployment = find(self.settings.redis)
+        return self._deployment
+
+    def threads(self) -> ThreadContext:
+        """What synchronous callers share."""
+        if self._threads is None:
+            deployment = self.deployment()
+            with self._mutex:
+                if self._threads is None:
+                    self._threads = ThreadContext(self._store(SyncTransport(deployment)))
+        return self._threads
+
+    def loop(self) -> LoopContext:
+        """What the tasks of the running event loop share."""
+        running = asyncio.get_running_loop()
+        context = self._loops.get(running)
+        if context is None:
+            # A context refers to its loop, so that weak references would never end: each new loop sweeps out the old.
+            for known in list(self._loops):
+                if known.is_closed():
+                    self._loops.pop(known, None)
+            context = self._loops[running] = LoopContext(self._store(AsyncTransport(self.deployment())))
+        return context
+
+    def _store(self, transport: SyncTransport | AsyncTransport) -> LockStore:
+        return LockStore(
+            transport, self.settings.prefix, self.settings.min_replicas if transport.deployment.has_replicas else 0
+        )
+
+    def renewer(self) -> Renewer:
+        """Who keeps leases alive."""
+        if self._renewer is None:
+            store = self.threads().store
+            with self._mutex:
+                if self._renewer is None:
+                    self._renewer = Renewer(store)
+        return self._renewer
+
+    def close(self) -> None:
+        """Nobody will use it any more: end its thread, and close its connections."""
+        if self._renewer is not None:
+            self._renewer.end()
+        if self._threads is not None:
+            run_sync(self._threads.store.transport.close())
+        for context in list(self._loops.values()):
+            context.close()

@@ -1,0 +1,222 @@
+"""The protocol as a state machine: random histories of a few clients against real scripts, held to a small model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from django_locksmith.policy.sync_bridge import run_sync
+from django_locksmith.redis.connections import open_deployment
+from django_locksmith.redis.lock_store import LockStore
+from django_locksmith.redis.messages import Attempt, Busy, Granted, Refused
+from django_locksmith.redis.sync_transport import SyncTransport
+from django_locksmith.tokens import HANDED_OVER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import Deployment
+
+CLIENTS = 4
+clients = st.integers(0, CLIENTS - 1)
+
+
+class Protocol(RuleBasedStateMachine):
+    """Clients that try, wait, are woken, give up, die, and whose messages come late or twice.
+
+    A client is "idle", "queued" (it stands in Redis' queue), "woken" (it took a baton and its claim is under way),
+    "holding", or "gone" (killed; what it sent may still arrive).
+    """
+
+    store: LockStore
+    client: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client.flushall()
+        self.names = self.store.names("a")
+        self.tokens = 0
+        self.attempts = [self._new_attempt() for _ in range(CLIENTS)]
+        self.state = ["idle"] * CLIENTS
+        self.fences = [0]
+
+    def _new_attempt(self) -> Attempt:
+        self.tokens += 1
+        return Attempt(self.names, b"token %d" % self.tokens, 60.0, 5.0)
+
+    def _take(self, number: int, answer: Any) -> None:
+        """A client got an answer."""
+        if isinstance(answer, Granted):
+            assert "holding" not in self.state[:number] + self.state[number + 1 :], "two holders"
+            if self.state[number] != "holding":
+                assert answer.fence > self.fences[-1], "a fence that does not grow"
+            self.fences.append(answer.fence)
+            self.state[number] = "holding"
+
+    def _ask(self, number: int, wait: float, mode: Any) -> Any:
+        answer = run_sync(self.store.acquire(self.attempts[number], wait, mode))
+        self._take(number, answer)
+        return answer
+
+    def _lock(self) -> str | None:
+        value: str | None = self.client.get("__locksmith:a")
+        return value
+
+    # ---- what clients do
+
+    @rule(number=clients, wait=st.sampled_from([0.0, 5.0]))
+    def try_it(self, number: int, wait: float) -> None:
+        """A first request."""
+        if self.state[number] != "idle":
+            return
+        answer = self._ask(number, wait, "try")
+        if isinstance(answer, Busy) and wait:
+            self.state[number] = "queued"
+
+    @rule(number=clients)
+    def ask_again(self, number: int) -> None:
+        """A request repeated because its reply was lost."""
+        if self.state[number] in ("queued", "holding"):
+            assert not isinstance(self._ask(number, 5.0, "again"), Refused)
+
+    @rule(number=clients)
+    def look_on_the_side(self, number: int) -> None:
+        """A waiter's probe takes a lock that is gone, and never one that is handed to another."""
+        if self.state[number] == "queued":
+            handed = self._lock() == HANDED_OVER
+            answer = self._ask(number, 5.0, "probe")
+            assert not (handed and isinstance(answer, Granted))
+            assert not isinstance(answer, Refused)
+
+    @rule(number=clients)
+    def wake_up(self, number: int) -> None:
+        """Redis gives a waiter the baton, if one lies there."""
+        if self.state[number] == "queued" and self.client.lpop("__locksmith:<baton>a"):
+            self.state[number] = "woken"
+
+    @rule(number=clients)
+    def claim(self, number: int) -> None:
+        """The claim of a waiter that was woken, or whose time is over."""
+        if self.state[number] in ("woken", "queued"):
+            answer = self._ask(number, 0.0, "claim")
+            if not isinstance(answer, Granted):
+                self.state[number] = "idle"
+                self.attempts[number] = self._new_attempt()
+
+    @rule(number=clients)
+    def release(self, number: int) -> None:
+        """The holder releases; anybody else's release frees nothing."""
+        before = self._lock()
+        freed = run_sync(self.store.release(self.attempts[number]))
+        assert freed == (self.state[number] == "holding")
+        if freed:
+            self.state[number] = "idle"
+            self.attempts[number] = self._new_attempt()
+        else:
+            assert self._lock() == before
+
+    @rule(number=clients)
+    def abandon(self, number: int) -> None:
+        """A client gives up, in whatever state it is; nobody else's lock is freed by it."""
+        before = self._lock()
+        run_sync(self.store.abandon(self.attempts[number]))
+        if self.state[number] != "holding" and before != HANDED_OVER:
+            assert self._lock() == before
+        self.state[number] = "idle"
+        self.attempts[number] = self._new_attempt()
+
+    @rule(number=clients)
+    def late_messages(self, number: int) -> None:
+        """What a client sent before it gave up arrives afterwards, and its connection has swallowed the baton."""
+        late = Attempt(self.names, b"gone", 60.0, 5.0)
+        before = self._lock()
+        self.client.lpop("__locksmith:<baton>a")
+        assert isinstance(run_sync(self.store.acquire(late, 0.0, "claim")), Refused)
+        assert isinstance(run_sync(self.store.acquire(late, 5.0, "probe")), Refused)
+        if before != HANDED_OVER:
+            assert self._lock() == before
+
+    @rule(number=clients)
+    def extend(self, number: int) -> None:
+        """Only the holder's lease can be extended."""
+        _, left = run_sync(self.store.extend(self.attempts[number], 60_000, "set"))
+        assert bool(left) == (self.state[number] == "holding")
+
+    # ---- what befalls them
+
+    @rule(number=clients)
+    def die(self, number: int) -> None:
+        """A client is killed: a holder's lock stays until its lease ends, a waiter's place until it counts as dead."""
+        if self.state[number] in ("woken", "holding"):
+            self.client.delete("__locksmith:a")  # the lease, or the time to claim, runs out
+        elif self.state[number] == "queued":
+            self.client.zrem("__locksmith:<queue>a", self.attempts[number].token)
+        self.state[number] = "idle"
+        self.attempts[number] = self._new_attempt()
+
+    @precondition(lambda self: "holding" in self.state)
+    @rule()
+    def lease_ends(self) -> None:
+        """The holder's lease ends under it."""
+        number = self.state.index("holding")
+        self.client.delete("__locksmith:a")
+        self.state[number] = "idle"
+        self.attempts[number] = self._new_attempt()
+
+    @rule()
+    def flush(self) -> None:
+        """Somebody clears the database: everybody starts anew."""
+        self.client.flushall()
+        self.state = ["idle"] * CLIENTS
+        self.attempts = [self._new_attempt() for _ in range(CLIENTS)]
+
+    # ---- what is always so
+
+    @invariant()
+    def redis_knows_the_holder(self) -> None:
+        """Who believes to hold the lock is who Redis says holds it."""
+        holding = [
+            ask.token.decode() for ask, state in zip(self.attempts, self.state, strict=True) if state == "holding"
+        ]
+        lock = self._lock()
+        assert holding == ([lock] if lock and lock != HANDED_OVER else [])
+
+    @invariant()
+    def nobody_waits_for_nothing(self) -> None:
+        """A lock that is handed over has a baton on its way: lying there, or with a waiter that was woken."""
+        if self._lock() == HANDED_OVER and "queued" in self.state:
+            assert self.client.exists("__locksmith:<baton>a") or "woken" in self.state
+
+    @invariant()
+    def everything_expires(self) -> None:
+        """Every key but the index, which keeps the last fence, has an expiry."""
+        for key in self.client.keys("*"):
+            assert key == "__locksmith:<index>" or self.client.pttl(key) > 0
+
+    def teardown(self) -> None:
+        """When everybody has given up, nothing is left behind."""
+        for ask in self.attempts:
+            run_sync(self.store.abandon(ask))
+        left = {key for key in self.client.keys("*") if key != "__locksmith:<index>"}
+        # Lifetimes are the server's business: what is left has a second to live.
+        assert all(0 < self.client.pttl(key) <= 1000 for key in left), left
+
+
+@pytest.fixture
+def machine(valkey: Deployment) -> Iterator[type[Protocol]]:
+    store = LockStore(SyncTransport(open_deployment(valkey.server.url)), "__locksmith:")
+    with valkey.server.client() as client:
+        yield type("Machine", (Protocol,), {"store": store, "client": client})
+
+
+def test_protocol(machine: Any) -> None:
+    """Never two holders; fences only grow; nobody frees another's lock; nobody waits for nothing; nothing is left."""
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    run_state_machine_as_test(
+        machine,
+        settings=settings(max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=checks),
+    )
