@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from tests.conftest import Deployment
 
-pytestmark = pytest.mark.once
 
 Start: TypeAlias = "Callable[..., Running]"
 

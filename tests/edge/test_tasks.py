@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from django_locksmith import Lease
     from tests.conftest import Deployment
 
-pytestmark = pytest.mark.once
-
 
 @pytest.fixture
 def queues(valkey: Deployment, tmp_path: Path) -> Iterator[Queues]:
@@ -325,6 +323,7 @@ def test_no_skip_of_what_was_begun(queues: Queues, begun: dict[str, Any]) -> Non
     assert trace(queues.app, work, **begun).info.state == "RETRY"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True], ids=["pool child", "whole worker"])
 def test_skip_loses_no_task(queues: Queues, valkey: Deployment, whole: bool) -> None:
     """A task whose worker is killed is done when the dead lease is over, though the broker delivers it before.
@@ -349,6 +348,7 @@ def test_skip_loses_no_task(queues: Queues, valkey: Deployment, whole: bool) -> 
 # ---- killed, and interrupted
 
 
+@pytest.mark.slow
 def test_no_task_is_lost(queues: Queues, valkey: Deployment) -> None:
     """Of 200 late acknowledged tasks each is done, and never two of a key at once, though ten are killed at work."""
     ids = {str(number) for number in range(200)}
@@ -367,6 +367,7 @@ def test_no_task_is_lost(queues: Queues, valkey: Deployment) -> None:
     poll(lambda: not valkey.left_behind())
 
 
+@pytest.mark.slow
 def test_whole_workers_die(queues: Queues, valkey: Deployment) -> None:
     """A task whose whole worker is killed is done by another one, once the dead lease is over."""
     for number in range(3):

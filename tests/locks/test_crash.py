@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from django_locksmith import Locksmith
     from tests.conftest import Caller, Deployment
 
-pytestmark = pytest.mark.once
-
 
 @pytest.fixture
 def nursery(valkey: Deployment) -> Iterator[Nursery]:
@@ -57,6 +55,7 @@ def test_killed_holder(valkey: Deployment, nursery: Nursery, service: Locksmith,
     valkey.flush()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dead", "lease"),
     [
