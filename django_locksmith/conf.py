@@ -24,11 +24,15 @@ LONGEST_LEASE: Final = 365 * 86400.0
 class Settings:
     """What `settings.LOCKSMITH` says. Times in seconds.
 
-    `redis`: alias in CACHES with a django-redis backend, or a `redis://`, `rediss://`, `unix://` or `redis+cluster://`
-    URL; for tests, `memory://`. `prefix`: what all keys begin with. `timeout`: the lease: how long a dead holder can
-    block others. `blocking_timeout`: the longest wait; `None` = without limit. `renew`: keep the leases of live holders
-    alive. `max_hold`: how long renewal goes on; `None` = as long as the holder lives. `min_replicas`: how many replicas
-    must have a grant before it counts.
+    Attributes:
+        redis: an alias in CACHES with a django-redis backend, or a `redis://`, `rediss://`, `unix://` or
+            `redis+cluster://` URL; for tests, `memory://`.
+        prefix: what all keys in Redis begin with.
+        timeout: the lease: for so long a dead holder can block others.
+        blocking_timeout: the longest wait; `None` = without limit.
+        renew: whether the leases of live holders are kept alive.
+        max_hold: how long renewal goes on; `None` = as long as the holder lives.
+        min_replicas: how many replicas must have a grant before it counts.
     """
 
     redis: str = "default"

@@ -56,20 +56,31 @@ def lock_view(
 
     Class-based views by `method_decorator`; operations of DRF and Django Ninja below their own decorators.
 
-    `key`: what must not happen twice at a time: a template over the URL's arguments and `{user}` (the user's primary
-    key; of anonymous visitors, their session), `{session}`, `{path}`, `{method}`, `{header:x}`, `{post:field}`; or a
-    function of the request and the URL's arguments, which may return `None` for "no lock". By default it is the view,
-    the URL's arguments and the user. `methods`: those that are locked; by default all but GET, HEAD, OPTIONS and TRACE.
-    `blocking_timeout`: seconds that a request waits for its turn, by default none; `timeout`, `renew`, `max_hold`,
-    `label` as for `locksmith()`.
-
-    Whoever finds it busy gets the `status` (409, 423, 429 or 503) with `Retry-After`, as JSON (RFC 9457) or a page
-    (`locksmith/busy.html`), or else what `on_busy(request, error)` returns. Where Redis does not answer, it is a 503:
-    whether somebody else is at it is unknown. `BadRequest` where the client left out what the key is made of.
-
     The lock is outside of the transaction that ATOMIC_REQUESTS makes, and is given back after its COMMIT; where the
     response is rendered or streamed later, after that. If the lock is lost while the view runs in that transaction, it
     is rolled back and `LockLost` raised; if there is none, or it is lost later, that is logged.
+
+    A request that finds it busy gets the `status` with `Retry-After`, as JSON (RFC 9457) or a page
+    (`locksmith/busy.html`). Where Redis does not answer, it gets a 503: whether somebody else is at it is unknown.
+
+    Args:
+        key: what must not happen twice at a time: a template over the URL's arguments and `{user}` (the user's primary
+            key; of anonymous visitors, their session), `{session}`, `{path}`, `{method}`, `{header:x}`, `{post:field}`;
+            or a function of the request and the URL's arguments, which may return `None` for "no lock". Default the
+            view, the URL's arguments and the user.
+        methods: those that are locked; default all but GET, HEAD, OPTIONS and TRACE.
+        timeout: the lease, seconds; default as in `settings.LOCKSMITH`.
+        blocking_timeout: seconds that a request waits for its turn; `None` = without limit. Default it does not wait.
+        renew: whether to keep the lease alive while the view runs.
+        max_hold: how long renewal goes on, seconds; `None` = without limit.
+        status: of the response to a request that finds it busy: 409, 423, 429 or 503.
+        on_busy: a function of the request and the `LockBusy`, whose response is sent instead.
+        label: who takes the lock, for `locksmith_list`.
+        service: whose settings count.
+
+    Raises:
+        TypeError, ValueError: name the argument at fault, when the view is decorated.
+        BadRequest: in the view, where the client left out what the key is made of.
     """
     if status not in responses.MAY_SAY:
         raise ValueError(f"status must be one of {', '.join(map(str, responses.MAY_SAY))}, not {status!r}")
@@ -87,7 +98,7 @@ def lock_view(
         "on_lost": "log",
         "release": "commit",
     }
-    service("", **options)  # what is wrong with them is to be said here, and not to the first visitor
+    service("", **options)  # bad options raise here, and not at the first visitor's request
 
     def decorate(view: V) -> V:
         if not callable(view) or inspect.isclass(view):
@@ -132,7 +143,7 @@ class _Guard:
         return None if key is None else self._service(key, template=self._key.template, **self._options)
 
     def answer(self, request: HttpRequest, error: LocksmithError) -> Any:
-        """The answer instead of the view's; raises what is a mistake in the code."""
+        """The response instead of the view's. Raises an error that is a mistake in the code."""
         if isinstance(error, LockUnavailable):
             logger.error("%s %s: %s", request.method, request.path, error, exc_info=error)
             return responses.unavailable(request)

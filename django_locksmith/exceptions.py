@@ -38,8 +38,10 @@ class LockBusy(LocksmithError, LockError):
 
     Also a `redis.exceptions.LockError`, so that code written for redis-py's lock keeps working.
 
-    `key`: the key that was asked for. `holder`: who holds it, or `None` where that is not known.
-    `retry_after`: seconds until the lease seen last runs out, or `None`; its holder may renew it or end it sooner.
+    Attributes:
+        key: the key that was asked for.
+        holder: who holds it, or `None` where that is not known.
+        retry_after: seconds until the lease seen last runs out, or `None`; its holder may renew it or end it sooner.
     """
 
     def __init__(self, key: str, holder: Holder | None = None, retry_after: float | None = None) -> None:
@@ -73,7 +75,7 @@ class LockReentered(LockBusy):
 
 
 class LockLost(LocksmithError, LockNotOwnedError):
-    """The lock is not held any more by the one who acts on it.
+    """The caller does not hold the lock any more.
 
     Its lease ran out, somebody cleared it, or Redis forgot it. Others may have worked at the same time. Raised by
     `ensure_held()`, `extend()`, `release()`, and at the end of a `with` block whose body went well.
@@ -99,9 +101,12 @@ class StaleFence(LockLost):
     Raised by `save`, `delete` and `fenced_update` of `django_locksmith.fencing`; raise it yourself after a statement of
     your own that found a newer fence. A transaction around it stays usable.
 
-    `fence`: that of the refused write. `newer`: the fence that has written since, or `None` where that is not known:
-    the row may be gone. `model`: label of the model, "" if there is none. `pk`: the row's primary key, `None` if the
-    write was not to one row. `key`: the lock's key, "" if only the fence was given.
+    Attributes:
+        fence: that of the refused write.
+        newer: the fence that has written since, or `None` where that is not known: the row may be gone.
+        model: label of the model, "" if there is none.
+        pk: the row's primary key, `None` if the write was not to one row.
+        key: the lock's key, "" if only the fence was given.
     """
 
     def __init__(self, fence: int, newer: int | None = None, model: str = "", pk: Any = None, key: str = "") -> None:
@@ -133,8 +138,10 @@ class LockUnavailable(LocksmithError):
 class PopulateFailed(LocksmithError):
     """The caller who computed the value that this one waited for failed.
 
-    `key`; `kind`: dotted name of that caller's exception; `message`: its text. The exception itself stays where it was
-    raised.
+    Attributes:
+        key: that of the value.
+        kind: dotted name of the other caller's exception. The exception itself stays where it was raised.
+        message: its text.
     """
 
     def __init__(self, key: str, kind: str, message: str) -> None:

@@ -39,7 +39,7 @@ _DEFERRED = object()
 
 @dataclass
 class _Write:
-    """One write under a fence: who writes, whether to insert what is gone, and how it was refused if it was."""
+    """One write under a fence: whose it is, whether it inserts a row that is gone, and how it was refused, if so."""
 
     fence: int
     key: str
@@ -68,12 +68,21 @@ class FencedQuerySet(models.QuerySet[_M]):
     def fenced_update(self, fence: Lease | int, /, **values: Any) -> int:
         """As `update(**values)`, unless a newer fence has written one of the rows: then none is written.
 
-        `fence`: the lease, or its fence. Returns the number of rows written; 0 if the filter matches none. Raises
-        `StaleFence`, and `LockLost` at once if a lease is given that is not held any more.
-
         A filter that names one row, by `pk=` or another unique field, makes one UPDATE. Others make a transaction, in
         which the UPDATE is followed by a look for rows that it had to leave out. Filters across relations, and models
-        whose fields are spread over several tables, also read the primary keys first.
+        whose fields are spread over several tables, also read the primary keys first. Redis is not asked.
+
+        Args:
+            fence: the lease, or its fence.
+            **values: what to write.
+
+        Returns:
+            The number of rows written; 0 if the filter matches none.
+
+        Raises:
+            StaleFence: a newer fence has written one of the rows.
+            LockLost: at once, if a lease is given that is not held any more.
+            TypeError, ValueError: name the argument at fault.
         """
         write = _write_under(fence)
         if "fence" in values:
@@ -162,10 +171,17 @@ class FencedModel(models.Model):
         update_fields: Iterable[str] | None = None,
         fence: Lease | int | None = None,
     ) -> None:
-        """As Django's. With a `fence`: write the row only if no newer fence has written it, else raise `StaleFence`.
+        """As Django's. With a `fence`: write the row only if no newer fence has written it.
 
-        An instance that was read from the database is then never inserted anew: where its row is gone, nobody knows who
-        deleted it, and `StaleFence` says so. To insert it all the same, say `force_insert=True`.
+        An instance that was read from the database is then never inserted again: where its row is gone, nobody knows
+        who deleted it, and `StaleFence` says so. To insert it all the same, say `force_insert=True`.
+
+        Args:
+            fence: the lease, or its fence; `None` = write as Django does, and check nothing.
+
+        Raises:
+            StaleFence: a newer fence has written the row, or the row is gone.
+            LockLost: at once, if a lease is given that is not held any more.
         """
         if update_fields is not None:
             update_fields = set(update_fields)
@@ -216,10 +232,20 @@ class FencedModel(models.Model):
     def delete(
         self, using: Any | None = None, keep_parents: bool = False, *, fence: Lease | int | None = None
     ) -> tuple[int, dict[str, int]]:
-        """As Django's. With a `fence`: delete the row only if no newer fence has written it, else raise `StaleFence`.
+        """As Django's. With a `fence`: delete the row only if no newer fence has written it.
 
         One UPDATE decides, and keeps the row locked until it and all that hangs on it is deleted, in one transaction.
         Where the row is gone already, nothing is deleted, as in Django.
+
+        Args:
+            fence: the lease, or its fence; `None` = delete as Django does, and check nothing.
+
+        Returns:
+            As Django does: how many rows were deleted, and how many of each model.
+
+        Raises:
+            StaleFence: a newer fence has written the row.
+            LockLost: at once, if a lease is given that is not held any more.
         """
         if fence is None or self.pk is None:  # without a key, Django has something to say
             return super().delete(using=using, keep_parents=keep_parents)

@@ -22,7 +22,7 @@ def describe(lock: LockInfo) -> str:
 
 
 def printable(text: str) -> str:
-    """A key may hold anything; a terminal must not be told what to do by it, nor a page be turned around."""
+    """A key may contain anything; it must not give commands to a terminal, nor turn the text of a page around."""
     return text if text and text.isprintable() and text == text.strip() else repr(text)
 
 

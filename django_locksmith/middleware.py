@@ -17,7 +17,7 @@ logger = logging.getLogger("django_locksmith.view")
 
 
 class LocksmithMiddleware(MiddlewareMixin):
-    """Turns `LockBusy` into a 409, and `LockUnavailable` into a 503, both with `Retry-After`.
+    """Turns a `LockBusy` that nobody caught into a 409, and a `LockUnavailable` into a 503, both with `Retry-After`.
 
     By then, ATOMIC_REQUESTS has rolled back. A `LockReentered` stays a 500: it is a mistake in the code.
     """

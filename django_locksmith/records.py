@@ -33,10 +33,15 @@ class Holder:
 
 @dataclass(frozen=True)
 class LockInfo:
-    """One lock as Redis had it in one instant.
+    """One lock as Redis had it in one instant. Times in seconds.
 
-    `holder` is `None` while the lock is handed from one holder to the next waiter, not yet claimed. `held_for` and
-    `fence` are `None` for a lock that other software set; `remaining` is `None` if it never expires. Seconds.
+    Attributes:
+        key: the lock's key.
+        holder: who holds it; `None` while the lock is handed from one holder to the next waiter, not yet claimed.
+        held_for: since when; `None` for a lock that other software set.
+        remaining: what is left of its lease; `None` if it never expires.
+        fence: that of the grant; `None` for a lock that other software set.
+        waiters: how many wait for it in Redis: one for each process or event loop.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""Signals for those who watch locks. Sent robustly: a receiver that fails is logged and changes nothing.
+"""Signals about locks and flights. Sent robustly: a receiver that fails is logged and changes nothing.
 
 There is no sender. `lost` may be sent from a thread of this package, the others come from the caller's.
 
@@ -12,7 +12,7 @@ There is no sender. `lost` may be sent from a thread of this package, the others
                            seconds: "computed" it, "shared" what another computed, "old" (served the old value),
                            "failed" (the computation did), "postponed" (`RetryLater`), "busy" (the wait was over)
 
-A task is kept waiting by receivers that are not `async def`, for Django gives them to a thread: see `Signal.observe`.
+Receivers that are not `async def` keep a task waiting, for Django runs them in a thread: see `Signal.observe`.
 
 `template` is what is the same for all keys of a kind (`import:{account_id}`), for metrics; "" where there is none. A
 lease has its own.
@@ -34,8 +34,8 @@ logger = logging.getLogger("django_locksmith.signals")
 class Signal(dispatch.Signal):
     """Django's, with observers beside its receivers.
 
-    Django sends a task to a thread for each synchronous receiver, where it stands behind all that threads do for tasks.
-    An observer is called on the spot, by threads and tasks alike: it must neither wait nor ask anybody.
+    For each synchronous receiver, Django has a task wait for a thread, which may be busy with other work for tasks. An
+    observer is called on the spot, by threads and tasks alike: it must do no I/O and not wait.
     """
 
     def __init__(self) -> None:

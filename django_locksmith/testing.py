@@ -55,14 +55,20 @@ __all__ = [
 _BUSY_FOR = 120.0
 """Seconds of a stand-in's lease, begun anew in time. Not a year: code under test may obey `LockBusy.retry_after`."""
 _TOLD_WITHIN = 10.0
-"""Seconds that `lose_now` gives those whom it tells: one of them may be waiting for the caller."""
+"""Seconds for which `lose_now` waits for the functions that it calls: one of them may wait for its caller."""
 
 
 # ---- what is held
 
 
 def assert_locked(key: str = "", *, by: Lease | None = None, service: Locksmith = locksmith) -> None:
-    """Fail unless somebody holds this lock of the service; `by`: unless it is held with this lease."""
+    """Fail unless somebody holds this lock of the service.
+
+    Args:
+        key: the lock's key.
+        by: the lease that it is to be held with.
+        service: whose lock it is.
+    """
     info = service.info(key)
     if info is None:
         raise AssertionError(f"the lock {key!r} is not held; {_told(service.locks())}")
@@ -104,11 +110,17 @@ def _said_of(info: LockInfo) -> str:
 def lose_now(lease: Lease | str) -> None:
     """Let a lease be lost now, as if it had run out: in Redis, and for its holder, who is told.
 
-    Give the lease, or the key of a lock that is held by this process. `lease.held` is false from here on, `LockLost` is
-    raised at the end of its block. `on_lost` and the signal `lost` have been called when this returns; but `on_lost` of
-    a task that belongs to the running event loop is called there, with the next await.
+    From here on `lease.held` is false, and `LockLost` is raised at the end of its block. `on_lost` and the signal
+    `lost` have been called when this returns; but `on_lost` of a task that belongs to the running event loop is called
+    there, with the next await.
 
-    Raises `AssertionError` if it is not held here, `ValueError` if a key names locks of several services.
+    Args:
+        lease: the lease, or the key of a lock that is held by this process.
+
+    Raises:
+        AssertionError: it is not held here.
+        ValueError: a key names locks of several services.
+        LockUnavailable: Redis gave no usable answer; the holder has been told all the same.
     """
     if isinstance(lease, str):
         lease = _lease_of(lease)
@@ -117,7 +129,7 @@ def lose_now(lease: Lease | str) -> None:
     if not lease.held:
         raise AssertionError(f"{lease!r} cannot be lost: it is not held")
     news: list[Callable[[], None]] = []
-    # The holder first: never must two believe in it.
+    # The holder first: two must never believe in the same lock.
     lease.lose(f"its lease of {lease.timeout:g} s ran out (lose_now)", news.extend)
     try:
         run_sync(lock_policy.clear(lease.runtime.threads().store, lease.key, lease.token))
@@ -196,16 +208,19 @@ class override_locks(TestContextDecorator):  # noqa: N801  # named, and used, as
     """Locks in memory, all of them, for a block, a function (sync or async), or each test of a `TestCase` class.
 
     Those of all services, whatever Redis they name, empty at first, and gone in the end. Around locks in memory, and
-    within, it begins anew; the outer ones are back afterwards. `with override_locks() as locks` gives `LocksInMemory`;
-    as decorators, `kwarg_name` and `attr_name` say as what a function or a `TestCase` gets it.
+    within, it begins again; the outer ones are back afterwards. `with override_locks() as locks` gives
+    `LocksInMemory`; as decorators, `kwarg_name` and `attr_name` say as what a function or a `TestCase` gets it.
 
-    `busy`: keys, or shell patterns (`*`, `?`, `[abc]`) of keys, that somebody else holds as long as this lasts.
-    `acquire` gives `None`, a `with` block raises `LockBusy`, and nobody waits for it, however long the lock says. It is
-    about locks alone: `get_or_set` computes.
+    Args:
+        busy: keys, or shell patterns (`*`, `?`, `[abc]`) of keys, that somebody else holds as long as this lasts.
+            `acquire` gives `None`, a `with` block raises `LockBusy`, and nobody waits for it, however long the lock
+            says. It is about locks alone: `get_or_set` computes.
+        **settings: further settings by lower-case names, over those of `settings.LOCKSMITH`:
+            `override_locks(timeout=1)`.
 
-    Further settings go by lower-case names, over those of `settings.LOCKSMITH`: `override_locks(timeout=1)`.
-
-    Raises `ImproperlyConfigured` if fakeredis is not installed, `TypeError` or `ValueError` that name what is wrong.
+    Raises:
+        ImproperlyConfigured: fakeredis is not installed.
+        TypeError, ValueError: name what is wrong.
     """
 
     def __init__(
@@ -269,7 +284,7 @@ def _substitute() -> _LocksOfOneTest | None:
 class _LocksOfOneTest:
     """What `override_locks` puts in the place of Redis: a server for each name that a service has for one.
 
-    Those who are said to hold a lock do hold it there, so that whoever looks sees them.
+    A lock that a test says is busy is really held there, so that a look at the locks shows it.
     """
 
     def __init__(self, busy: list[str]) -> None:
@@ -343,7 +358,7 @@ class _LocksOfOneTest:
         if now < self._until.get(where, 0.0):
             return  # it is there, unless the code under test has cleared it
         token = self._tokens.setdefault(names.key, encode(new_token("override_locks")))
-        # Whoever asks with the token that has the lock, has it anew.
+        # An attempt with the token that holds the lock starts its lease again.
         attempt = Attempt(names, token, _BUSY_FOR, 0.0)
         await lock_policy.acquire(store, context.queues, attempt, lambda *granted: None)
         self._until[where] = now + _BUSY_FOR / 2

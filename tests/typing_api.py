@@ -1,4 +1,4 @@
-"""The public interface as a type checker sees it. Never run: `mypy --strict` reads it, and must be content."""
+"""The public interface as type checkers see it. Never run: `mypy --strict` and pyright read it, and must be content."""
 
 from __future__ import annotations
 
@@ -23,13 +23,10 @@ from django_locksmith import (
     signals,
     single_flight,
 )
-from tests.bank.models import Account, Till
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from django_locksmith.exceptions import StaleFence
-    from django_locksmith.fencing import FencedModel, FencedQuerySet
 
 # ---- making locks
 
@@ -268,39 +265,3 @@ Summarised.summary.invalidate(Summarised())
 async def decorated_in_a_task() -> None:
     assert_type(await user_later(7), str)
     await user_later.ainvalidate(7)
-
-
-# ---- fenced rows
-
-
-def write(account: Account, till: Till, lease: Lease) -> None:
-    account.save(fence=lease)
-    account.save(fence=lease.fence, update_fields=["balance"], using="other", force_update=True)
-    account.save()
-    account.save(fence="7")  # type: ignore[arg-type]
-    assert_type(account.fence, int)
-    assert_type(account.delete(fence=lease), tuple[int, dict[str, int]])
-    assert_type(account.delete("other", True), tuple[int, dict[str, int]])
-    assert_type(Account.objects.fenced_update(lease, balance=7), int)
-    assert_type(Account.objects.filter(pk=7).fenced_update(lease.fence, balance=7), int)
-    assert_type(Account.objects.get(pk=7), Account)
-    assert_type(Till.objects.rich().fenced_update(lease), int)
-    Account.objects.fenced_update(balance=7)  # type: ignore[call-arg]
-
-
-async def write_soon(account: Account, lease: Lease) -> None:
-    await account.asave(fence=lease, update_fields={"balance"})
-    assert_type(await account.adelete(fence=lease.fence), tuple[int, dict[str, int]])
-    assert_type(await Account.objects.filter(pk=7).afenced_update(lease, balance=7), int)
-
-
-def any_fenced(row: FencedModel, rows: FencedQuerySet[Account]) -> int:
-    row.save(fence=7)
-    assert_type(rows.filter(pk=7).first(), Account | None)
-    return rows.fenced_update(7, balance=1)
-
-
-def refused(error: StaleFence) -> str:
-    assert_type((error.fence, error.newer), tuple[int, int | None])
-    assert_type((error.model, error.key, error.why), tuple[str, str, str])
-    return error.key

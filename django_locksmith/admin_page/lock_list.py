@@ -1,4 +1,4 @@
-"""The locks as the admin's page shows them: what is said of each, and which of them are asked for."""
+"""The locks as the admin's page shows them: the words for each, and the filters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One attempt to take a lock: from what its caller said, by the policy's rules, to the lease that he gets.
+"""One attempt to take a lock: from what the caller said, by the rules of the policy, to the lease.
 
 `Lock` has the public methods, for threads and for tasks; here is what they have in common.
 """

@@ -48,7 +48,7 @@ class Entry:
 
     @property
     def keeps_old(self) -> bool:
-        """Is there a copy? What is kept for ever needs none."""
+        """Is there a copy that outlives the value? A value that is kept for ever needs none."""
         return self.stale > 0 and self.timeout is not None
 
     def copies(self) -> list[tuple[str, float | None]]:
@@ -58,15 +58,15 @@ class Entry:
         return [(self.key, self.timeout), (old_key(self.key), self.timeout + self.stale)]
 
     def keys(self) -> list[str]:
-        """Everything that may be there of it, also from callers who asked for other options."""
+        """All keys that may be there, also by callers with other options."""
         return [self.key, old_key(self.key)]
 
     def copier(self, value: Any) -> Callable[[], Any]:
-        """Each caller gets an object of his own, as if he had read it from the cache."""
+        """What makes an object for each caller, as if each had read it from the cache."""
         try:
             stored = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
         except Exception:
-            return lambda: value  # the cache will have refused it, too; callers of one process share it then
+            return lambda: value  # the cache will have refused it, too; callers of one process then share one object
         return lambda: pickle.loads(stored)
 
     def complain(self, what: str, error: Exception) -> None:

@@ -30,7 +30,7 @@ logger = logging.getLogger("django_locksmith.flight")
 
 
 class RunningComputation:
-    """A computation, as it is known to the code that runs in it, and to what that code has begun."""
+    """A computation, as the code that runs in it knows it, and the tasks that this code has begun."""
 
     def __init__(self, place: tuple[object, bytes]) -> None:
         self.place = place
@@ -38,7 +38,7 @@ class RunningComputation:
 
 
 _running: ContextVar[tuple[RunningComputation, ...]] = ContextVar("django_locksmith_running", default=())
-"""What the code that runs now computes, or was begun by."""
+"""The computations that the code that runs now is a part of, or was begun by."""
 
 
 class RenewedFlight:

@@ -18,7 +18,7 @@ def is_async(function: Callable[..., Any]) -> bool:
 def dotted_name(function: Callable[..., Any]) -> str:
     """Where a function is defined, as `package.module.name`; of a `partial`, its function's.
 
-    Of a bound method it is the class that it is called on, which need not be the one that defines it.
+    Of a bound method, the class that it is called on is named, which need not be the one that defines it.
     """
     while isinstance(function, functools.partial):
         function = function.func

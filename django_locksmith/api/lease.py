@@ -74,7 +74,7 @@ class Lease:
     )
 
     def __init__(self, runtime: Runtime, context: Context, rules: Rules, attempt: Attempt, template: str) -> None:
-        # Made before the lock is asked for, so that who was waiting for it loses no time.
+        # Made before the lock is asked for, so that a waiter loses no time when it gets the lock.
         self.attempt = attempt
         self.template = template
         self.key = attempt.names.key
@@ -180,7 +180,7 @@ class Lease:
         )
         self.ensure_held()
         if replace:
-            # Should the reply be lost, the server may hold to the shorter lease: so do we, from before it is asked.
+            # Should the reply be lost, the server may have set the shorter lease. So we count on no more from here on.
             self._move_deadline(min(self._deadline, time.monotonic() + seconds - lock_policy.caution(seconds)))
         deadline = await lock_policy.extend(context.store, self.attempt, seconds, replace=replace)
         if deadline is None:
@@ -218,7 +218,7 @@ class Lease:
         ours, again = self._state != "lost", self._state == "leaving"
         in_time = ours and time.monotonic() < self._deadline
         if ours:
-            # From here on it is not believed in, whatever the answer: the server may act on a request that we give up.
+            # From here on it is not held, whatever the answer: the server may act on a request that we have given up.
             self._state = "leaving"
         if self._watched:
             self._unwatch()
@@ -256,7 +256,7 @@ class Lease:
         return True
 
     def _release_after_commit(self) -> None:
-        # What is committed stays so: a loss is told, and not raised.
+        # What is committed stays committed: a loss is logged, and not raised.
         run_sync(self.leave(self.runtime.threads(), None, quiet=True))
 
     def __enter__(self) -> Self:

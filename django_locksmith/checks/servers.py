@@ -137,13 +137,13 @@ class _Server:
         return self._conn.read_response(disconnect_on_error=False)
 
     def refusal(self, *words: bytes) -> str:
-        """Why our user may not use a command; empty if he may, whatever else is wrong with it."""
+        """Why our user may not use a command; empty if the user may, whatever else is wrong with it."""
         try:
             self.ask(*words)
         except redis_errors.NoPermissionError as error:
             return str(error)
         except redis_errors.ResponseError:
-            pass  # whether one may, the server looks at first
+            pass  # the server checks the rights first
         return ""
 
     def told(self, *words: bytes) -> dict[str, str]:
@@ -238,7 +238,7 @@ async def _try_out(context: Context, key: str) -> None:
 
 
 def _clean_up(context: Context, key: str) -> None:
-    # What is left would go by itself: of a flight after seconds, of a cluster's lock after months.
+    # What is left would vanish by itself: that of a flight after seconds, that of a cluster's lock after months.
     deployment = context.store.transport.deployment
     names = context.store.names(key)
     for each in (context.flights.names(key).news, *([names.index] if names.own_index else [])):

@@ -1,4 +1,4 @@
-"""What there is to be measured, by whatever software: which signal gives which observation."""
+"""What is measured, whatever the software: which signal gives which observation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..api.lease import Lease
 
 OTHER: Final = "other"
-"""The name of all that has no template of its own."""
+"""The name of all locks and values without a template."""
 
 SECONDS: Final = (
     0.001,

@@ -67,29 +67,32 @@ def lock_task(
 ) -> Callable[[F], F]:
     """Decorate the function of a Celery task, below `@shared_task`: each run of the task holds the lock.
 
-    `key` is a template over the arguments (`"import:{account_id}"`), the task of `bind=True` not among them; without
-    one, the function's dotted name. The options of `locksmith(...)` mean what they mean there, but for these:
+    Where there is no message to send again (the function called directly, `apply()`, `task_always_eager`), "retry" is
+    "raise". What is not said below means what it means to `locksmith(...)`.
 
-    `blocking`: by default the worker does not wait; with `blocking_timeout` it does, for so many seconds.
+    Args:
+        key: a template over the arguments (`"import:{account_id}"`), the task of `bind=True` not among them; default
+            the function's dotted name.
+        blocking: default the worker does not wait.
+        blocking_timeout: seconds for which it waits.
+        on_busy: what a task does whose lock is busy. "retry": it is sent again, for when the holder's lease ends (after
+            60 s at most), with its `max_retries` untouched, until the lock has been busy for `busy_for`; then
+            `LockBusy` is raised. "skip": it ends at once, its result a falsy `Skipped` (as JSON `{"skipped": key,
+            "holder": ...}`); but a task that a worker has had before and that is delivered again does as for "retry",
+            or it would be lost with the worker that died in it. "raise": `LockBusy`. Or a callable that gets the
+            `LockBusy`, whose result is the task's.
+        busy_for: seconds, for "retry"; `None` = without limit.
+        max_hold: default, and with `renew`, the task's hard time limit, if it has one (the lease, if that is longer).
+        label: default the task's name. In `locksmith_list` it is followed by the task's id.
+        service: whose settings count; default those of `settings.LOCKSMITH`.
 
-    `on_busy`: what a task does whose lock is busy. "retry": it is sent again, for when the holder's lease ends (after
-    60 s at most), with its `max_retries` untouched, until the lock has been busy for `busy_for` seconds (`None` =
-    without limit); then `LockBusy` is raised. "skip": it ends at once, its result a falsy `Skipped` (as JSON
-    `{"skipped": key, "holder": ...}`); but a task that a worker has had before and that is delivered again does as for
-    "retry", or it would be lost with the worker that died in it. "raise": `LockBusy`. Or a callable that gets the
-    `LockBusy`, whose result is the task's.
+    Raises:
+        TypeError, ValueError: name the argument at fault, when the task is decorated.
+        LockBusy, LockLost: in a run of the task.
+        LockUnavailable: in a run of the task, where Redis gave no usable answer.
 
-    `max_hold`: by default, and with `renew`, the task's hard time limit, if it has one (the lease, if that is longer).
-
-    `label`: default the task's name. In `locksmith_list` it is followed by the task's id.
-
-    `service`: whose settings count; default those of `settings.LOCKSMITH`.
-
-    Without a message to send again (the function called directly, `apply()`, `task_always_eager`), "retry" is "raise".
-
-    Raises `TypeError` or `ValueError` that name the argument at fault. When Redis does not answer, a run of the task
-    raises `LockUnavailable`. When the broker does not take the message that is sent again, a task with `acks_late` goes
-    back into its queue; another one fails with the error of the broker.
+        When the broker does not take the message that is sent again, a task with `acks_late` goes back into its queue;
+        another one fails with the error of the broker.
     """
     if not isinstance(key, str):
         raise TypeError(f"lock_task takes the key of a lock, a str, not {key!r}; without a key, write @lock_task()")
@@ -137,7 +140,7 @@ class TaskLock:
         on_busy: Any,
         busy_for: float | None,
     ) -> None:
-        service(key, **options)(function)  # what is wrong with either is said now, and not to the first run
+        service(key, **options)(function)  # bad options, or a bad key, raise now, and not in the first run
         if is_async(function):
             raise TypeError(f"{dotted_name(function)} is a coroutine function, and Celery awaits none")
         self._service = service

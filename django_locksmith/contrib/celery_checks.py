@@ -1,4 +1,4 @@
-"""A system check for those who use `lock_task`. It asks no server, and looks at the tasks that have been imported."""
+"""A system check for users of `lock_task`. It asks no server, and looks at the tasks that have been imported."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ _installed: dict[MeterProvider | None, tuple[Observer, _Instruments]] = {}
 def install(meter_provider: MeterProvider | None = None) -> None:
     """Count and time all locks and flights of this process from now on. A second call for a provider does nothing.
 
-    `meter_provider`: default the global one, whether it is set before or after this call.
+    Args:
+        meter_provider: default the global one, whether it is set before or after this call.
     """
     if meter_provider not in _installed:
         instruments = _Instruments(get_meter("django_locksmith", meter_provider=meter_provider))

@@ -36,8 +36,14 @@ _installed: dict[CollectorRegistry, tuple[Observer, _Metrics]] = {}
 def install(registry: CollectorRegistry = REGISTRY, *, buckets: Sequence[float] = SECONDS) -> None:
     """Count and time all locks and flights of this process from now on. A second call for a registry does nothing.
 
-    `buckets`: bounds of the three histograms, in seconds. With `PROMETHEUS_MULTIPROC_DIR`, `locksmith_held` is the sum
-    over live processes. Raises `ValueError` if the registry has metrics of these names already.
+    With `PROMETHEUS_MULTIPROC_DIR`, `locksmith_held` is the sum over live processes.
+
+    Args:
+        registry: where the metrics are registered.
+        buckets: bounds of the three histograms, seconds.
+
+    Raises:
+        ValueError: the registry has metrics of these names already.
     """
     if registry not in _installed:
         metrics = _Metrics(registry, buckets)

@@ -128,7 +128,7 @@ class SupervisedCommand:
             self._socket.send(line.encode() + b"\n")
 
     def _hear(self) -> bool:
-        """Take in what the supervisor said; `False` when it has nothing more to say."""
+        """Read what the supervisor said; `False` when it will say nothing more."""
         try:
             while data := self._socket.recv(4096):
                 self._heard += data

@@ -89,7 +89,7 @@ class Copies(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The computation failed. `error`: for the one who computed. `remembered`: it failed some time ago."""
+    """The computation failed. `error`: for the caller who computed. `remembered`: it failed some time ago."""
 
     kind: str
     message: str
@@ -98,7 +98,7 @@ class Failed(NamedTuple):
 
 
 class Later(NamedTuple):
-    """Nobody may compute before this local monotonic time. `error`: for the one who was told so."""
+    """Nobody may compute before this local monotonic time. `error`: for the caller whose computation said so."""
 
     at: float
     error: RetryLater | None = None
@@ -112,11 +112,11 @@ class TimeOver(NamedTuple):
 
 
 class ServeOld(NamedTuple):
-    """Somebody else is at it, and there is an old value to go on with."""
+    """Another caller computes, and there is an old value to go on with."""
 
 
 class LookAgain(NamedTuple):
-    """Nothing is to be had from this flight: start anew."""
+    """This flight brings nothing: start again."""
 
 
 Outcome = Value | Copies | Failed | Later | TimeOver | ServeOld | LookAgain

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .flight_outcomes import Call, Outcome, Values
 
 LANDS_WITHIN = 1.0
-"""Seconds that one who voids a flight waits for a value that is already on its way into the cache."""
+"""Seconds for which `void` waits for a value that is already on its way into the cache."""
 BREATH = 0.05
 """Seconds before Redis is asked again, where listening to it failed."""
 
@@ -115,7 +115,7 @@ async def _lead_locally(flights: FlightStore, call: Call, local: LocalFlight, *,
 
 def _for_followers(call: Call, local: LocalFlight, outcome: Outcome) -> Outcome:
     if isinstance(outcome, Value):
-        # Copied before we go on: the value is ours then, to do with as we like.
+        # Copied before our caller gets the value, and may change it.
         wanted = outcome.for_followers and local.has_followers
         return Copies(call.values.copier(outcome.value)) if wanted else LookAgain()
     if isinstance(outcome, (Failed, Later)):
@@ -124,7 +124,7 @@ def _for_followers(call: Call, local: LocalFlight, outcome: Outcome) -> Outcome:
 
 
 async def _withdraw(flights: FlightStore, call: Call) -> None:
-    """Whatever became of it: it is not our flight any more, and those who wait for it elect another leader."""
+    """Give the flight up, whatever became of it: its followers elect another leader."""
     try:
         await once_more(flights.land, call.names, call.token, News("void"))
     except LockUnavailable:
@@ -174,7 +174,7 @@ async def _follow(flights: FlightStore, call: Call, local: LocalFlight, seen: Fo
             finally:
                 await listener.leave()
         except ServerTrouble:
-            # Ask again who leads; where that fails, too, we are on our own.
+            # Ask again who leads; where that fails, too, this process computes for itself.
             await flights.sleep(BREATH)
             return LookAgain()
         if news is not None:
@@ -211,7 +211,7 @@ async def _lead(flights: FlightStore, call: Call, local: LocalFlight, leads: Lea
     if isinstance(outcome, Value):
         local.begin_to_look()
         local.lands = True
-        # A cache goes on storing what it has begun to store. So do we then, and end the flight when it is done.
+        # A cache goes on storing what it has begun to store. So we go on, too, and end the flight when it is stored.
         return await flights.shielded(_store_or_withdraw(flights, call, outcome, held=flight.held))
     if isinstance(outcome, Later):
         seconds = max(0.0, outcome.at - flights.now())

@@ -35,7 +35,7 @@ LATE_BY = 0.05
 
 
 class _Patience:
-    """How long to go on asking a server in trouble."""
+    """How long to go on asking a server that is in trouble."""
 
     __slots__ = ("_since", "_store", "_tries", "_until", "server_is_mute")
 
@@ -59,8 +59,8 @@ class _Patience:
         self.server_is_mute = trouble.mute
         if self._since is None:
             self._since = now
-        # A connection that is merely stale, or cut after the server did its work, costs nothing to replace: once, at
-        # once, even for a caller who does not wait.
+        # A connection that is merely stale, or was cut after the server did its work, costs nothing to replace: that is
+        # tried once, without a pause, even for a caller who does not wait.
         if self._tries == 1 and not trouble.mute:
             return
         left = min(self._until, self._since + OUTAGE) - now
@@ -98,7 +98,7 @@ async def acquire(
                     return hold(answer.fence, answer.sent, _deadline(store, attempt, answer.sent))
                 if isinstance(answer, Busy) and store.now() >= until:
                     return answer
-                # Else refused, or outrun by somebody who did not wait: ask anew.
+                # Else refused, or a caller who did not wait came first: ask again.
             except ServerTrouble as trouble:
                 if patience is None:
                     patience = _Patience(store, until)
@@ -106,8 +106,8 @@ async def acquire(
             mode = "again"
             left = max(0.0, until - store.now())
     except BaseException as error:
-        # Where the server keeps silent, asking it once more would only double the wait. What it got is followed by an
-        # abandon on the same connection (see Transport.call); the rest ends with the lease.
+        # Where the server keeps silent, asking it once more would only double the wait. The request is followed by an
+        # abandon on the same connection (see Transport.call); what is left after that ends with the lease.
         if not (isinstance(error, LockUnavailable) and patience is not None and patience.server_is_mute):
             await store.shielded(withdraw(store, attempt))
         raise
@@ -131,11 +131,11 @@ async def withdraw(store: LockStore, attempt: Attempt) -> None:
 
 async def _wait_in_redis(store: LockStore, attempt: Attempt, until: float, seen: Busy, patience: _Patience) -> Answer:
     """Block until the baton comes, and look on the side whether the holder has died."""
-    connection = await store.block_for_baton(attempt, until - store.now())
+    blocked = await store.block_for_baton(attempt, until - store.now())
     try:
         while True:
-            if await connection.woken(until_next_probe(store, until, seen)) is not NO_REPLY:
-                return _dated(await connection.claimed(), seen)
+            if await blocked.woken(until_next_probe(store, until, seen)) is not NO_REPLY:
+                return _dated(await blocked.claimed(), seen)
             try:
                 left = until - store.now()
                 answer = await store.acquire(attempt, left if left > 0 else 0.0, "probe")
@@ -147,8 +147,8 @@ async def _wait_in_redis(store: LockStore, attempt: Attempt, until: float, seen:
                 return answer
             seen = answer
     finally:
-        if connection.open:
-            await connection.leave()
+        if blocked.open:
+            await blocked.leave()
 
 
 def until_next_probe(store: LockStore | FlightStore, until: float, seen: Busy | Follows) -> float:
@@ -163,8 +163,8 @@ def until_next_probe(store: LockStore | FlightStore, until: float, seen: Busy | 
 def _dated(claimed: Answer, seen: Busy) -> Answer:
     """The answer to a claim, dated as if it had been sent no earlier than just before Redis ran it.
 
-    The server's clock says how long after the last answer that was; and that answer cannot be older than its request.
-    A server clock that was set forward in between would promise too much: but the grant cannot be younger than now.
+    The server's clock says how long after its last answer that was; and that answer cannot be older than its request.
+    Should the server's clock have been set forward in between, this would be too late: so it is never later than now.
     """
     if not isinstance(claimed, Granted):
         return claimed
@@ -182,8 +182,8 @@ def _deadline(store: LockStore, attempt: Attempt, granted_at: float) -> float:
 def caution(lease: float) -> float:
     """Seconds by which a holder stops believing in its lease before the server does.
 
-    So late may a thread be that tells of the end, and so far may a clock drift within the lease, before two would
-    believe in the same lock. Threads of a busy Python process wait for each other by many milliseconds.
+    For so long the thread that tells of the end may be late, and so far a clock may drift within the lease, before two
+    callers believe in the same lock. Threads of a busy Python process wait many milliseconds for each other.
     """
     return lease / 20 if lease < 5 else 0.25
 

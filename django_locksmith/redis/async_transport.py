@@ -160,8 +160,8 @@ class AsyncTransport(Transport):
             await conn.disconnect(nowait=True)
 
     async def _close_with_loop(self) -> None:
-        # asyncio.run and async_to_sync finish the async generators of their loop before they close it: the one hook
-        # that an event loop offers to those who hold connections in it.
+        # asyncio.run and async_to_sync finish the async generators of their loop before they close it. There is no
+        # other hook by which connections can be closed with their loop.
         if self._closing is None:
             self._closing = self._until_closed()
             await self._closing.__anext__()

@@ -1,7 +1,7 @@
 """Where the locks live: a django-redis alias or a URL; one server, Sentinel, Redis Cluster, or memory for tests.
 
-What is shared comes from the pool (first tries, releases, probes). What may take long, or must not fail when the pool
-is empty, is dialled beside it, with the pool's settings: waits, renewals, all of asyncio.
+First tries, releases and probes use connections of the pool. For what may take long, or must not fail when the pool is
+empty (waits, renewals, all of asyncio), a connection is made beside the pool, with its settings.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ANSWER_WITHIN = 5.0
 """Seconds that a server may keep silent, where the pool sets no `socket_timeout` (redis-py before 8 does not)."""
 
 _URL_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "memory")
-# What exactly is wrong, the cause tells: it may quote a part of the password.
+# The cause tells what exactly is wrong; it is not quoted here, for it may contain a part of the password.
 _BAD_URL = "LOCKSMITH['REDIS'] is not a usable URL; is its port a number, and its password percent-encoded?"
 # What belongs to the pool and not to a connection, would retry behind our back, or changes what replies look like.
 _NOT_OURS = ("maint_", "oss_", "orig_", "himport_", "event_dispatcher", "retry", "cache", "decode_responses")
@@ -79,7 +79,7 @@ class Node:
         limit = self._dial_class(**self._settings).socket_timeout
         self.socket_timeout: float = ANSWER_WITHIN if limit is None else limit
         self._settings["socket_timeout"] = self.socket_timeout
-        # A pool without a time limit would hang for ever on a server that keeps silent; nothing could end that wait.
+        # A pool without a time limit would wait for ever for a server that keeps silent.
         self._pool = pool if limit is not None else self._limited(pool)
         # redis-py before 5.3 wants to know what the connection is for; later ones warn when told.
         name_wanted = signature(self._pool.get_connection).parameters["command_name"].default is Parameter.empty
@@ -87,8 +87,8 @@ class Node:
         # fakeredis runs a command while it is sent; a thread that waits there must come back to look around.
         self.longest_block = _FAKE_BLOCK if _is_fake(self._dial_class) else inf
         self._spares: set[RedisConnection] = set()
-        # One connection of the pool stays with us between two requests: an acquire is soon followed by its release, and
-        # the pool's bookkeeping costs as much as the request. A small pool may need it elsewhere.
+        # We keep one connection of the pool between two requests: an acquire is soon followed by its release, and the
+        # pool's bookkeeping costs as much as the request. Not of a small pool, which may need it elsewhere.
         self._kept: list[RedisConnection] = _kept.setdefault(self._pool, {}).setdefault(os.getpid(), [])
         self._may_keep = self._pool.max_connections >= _SMALL_POOL
 
@@ -221,7 +221,7 @@ class Cluster(Deployment):
 
     @cached_property
     def _client(self) -> RedisCluster:
-        # A cluster that is down at the first use is asked again at the next: its client wants to see it to be made.
+        # Made at the first use that finds the cluster up: its client cannot be made without asking it.
         return self._connect()
 
     def _node(self, cluster_node: ClusterNode) -> Node:

@@ -18,7 +18,7 @@ _SLOTS = 16384
 _RESERVED = ("<queue>", "<baton>", "<index>", "<flight>", "<news>", "<pause>")
 _OPEN_BRACE = "LOCKSMITH['PREFIX'] {!r} has an open brace; a cluster needs it closed or left out"
 _LONGEST = 200
-"""Bytes of a flight's name; what is longer (keys of caches may be) is named by its digest."""
+"""Bytes of a flight's name. A longer one (the keys of caches may be long) is replaced by its digest."""
 
 
 class Keyring(Protocol):
@@ -63,7 +63,7 @@ class Names:
 
 @dataclass(frozen=True, eq=False)
 class FlightNames:
-    """The keys of one flight. What is locked is the right to lead it."""
+    """The keys of one flight. `lock` is the right to lead it."""
 
     key: str
     lock: bytes

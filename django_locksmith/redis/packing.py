@@ -20,7 +20,7 @@ def pack(*parts: bytes) -> bytes:
 
 
 def head(script: Script, names: Keyring, full: bool = False) -> bytes:
-    """A script's call but for its arguments; `full`: with its text, for a server that may not know it."""
+    """A script's call without its arguments. `full`: with its text, for a server that may not know it."""
     if full:
         return _head(script, names, b"EVAL", script.text)
     try:

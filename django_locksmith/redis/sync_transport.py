@@ -87,7 +87,7 @@ class SyncTransport(Transport):
         idle = self._idle.setdefault(node, [])
         while idle:
             conn, since = idle.pop()
-            # One that has just been used is not looked at: should it be closed all the same, asking again is cheap.
+            # A connection that was just used is not checked: should it be closed all the same, asking again is cheap.
             if self.now() - since < _FRESH or not _has_ended(conn):
                 return SyncConnection(self, conn, idle)
             conn.disconnect()
@@ -110,7 +110,7 @@ class SyncTransport(Transport):
 
 def _has_ended(conn: RedisConnection) -> bool:
     try:
-        return conn.can_read(0)  # nothing was asked: what there is to read is its end
+        return conn.can_read(0)  # nothing was asked, so all that can be read is the end of the connection
     except redis_errors.RedisError:
         return True
 

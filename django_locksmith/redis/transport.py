@@ -57,7 +57,7 @@ class Connection(ABC):
 
     @abstractmethod
     async def keep(self) -> None:
-        """All replies are read: keep the connection for the next one who waits."""
+        """All replies have been read: keep the connection for the next caller who waits."""
 
     @abstractmethod
     async def drop(self) -> None:
@@ -90,7 +90,7 @@ class Transport(ABC):
 
     @abstractmethod
     async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run to the end what must not be left half done, even if the caller is cancelled meanwhile."""
+        """Run this to its end, even if the caller is cancelled meanwhile: it must not be left half done."""
 
     @abstractmethod
     async def close(self) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def tell_in_thread(news: Sequence[Callable[[], None]]) -> None:
-    """Call them in a thread of their own: they belong to users, and may take their time."""
+    """Call them in a thread of their own: they are functions of users, and may take long."""
 
     def tell_all() -> None:
         for tell in news:
@@ -30,14 +30,14 @@ class Expiring(Protocol):
         """Monotonic seconds; may move."""
 
     def expire(self) -> Callable[[], None] | None:
-        """Called soon after the deadline, unless it has moved; what is returned is called in another thread."""
+        """Called soon after the deadline, unless that has moved. Returns what another thread is then to call."""
 
 
 class Watch:
     """One thread for all leases of the process that somebody wants to hear of.
 
     It sleeps until the earliest deadline it was told of. A lease that is released or renewed before does not wake it:
-    it finds out when it wakes. Holds leases weakly: one that nobody has any more is nobody's to lose.
+    it finds out when it wakes. Holds leases weakly: of one that nobody has any more, nobody wants to hear.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Watch:
     def _tell_next(self) -> None:
         # A function of its own, so that the thread holds no lease while it sleeps in the next call.
         news = [tell for lease in self._wait_for_due() if (tell := lease.expire())]
-        # One thread for all that ended together, and not one each: a hundred would take their time to start.
+        # One thread for all that ended together, not one each: a hundred threads take long to start.
         if news:
             tell_in_thread(news)
 

@@ -33,7 +33,7 @@ class HeldLeases(Generic[L]):
             self._sweep()
 
     def remove(self, lease: L) -> None:
-        """It is no more."""
+        """This lease has ended."""
         known = self._leases.get(lease.key)
         if known is not None and known() is lease:
             self._leases.pop(lease.key, None)

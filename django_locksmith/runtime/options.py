@@ -60,7 +60,7 @@ NO_OPTIONS = Options()
 
 
 def options_of(given: dict[str, Any]) -> Options:
-    """What a caller said by name. Raises `TypeError` that names what there is not."""
+    """What a caller said by name. Raises `TypeError` that names an option that does not exist."""
     unknown = given.keys() - set(Options._fields)
     if unknown:
         has = ", ".join((*Options._fields, "template"))
@@ -72,7 +72,7 @@ _USUAL_CHOICES = NO_OPTIONS[5:]
 
 
 class Defaults:
-    """What holds for a lock by the settings, and by what its caller says over them. Looked up once for each wish."""
+    """The rules that follow from the settings, and from what a caller says over them. Each is worked out once."""
 
     def __init__(self, settings: conf.Settings) -> None:
         self._base = Rules(settings.timeout, settings.blocking_timeout, settings.renew, settings.max_hold)

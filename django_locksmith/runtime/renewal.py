@@ -89,7 +89,7 @@ class Renewer:
             try:
                 self._renew_due()
             except Exception:
-                # This thread is all that keeps the others' locks: it reports, and goes on.
+                # All other leases depend on this thread: it reports, and goes on.
                 logger.exception("renewal failed unexpectedly; trying again")
 
     def _wait_until_due(self) -> None:
@@ -98,7 +98,7 @@ class Renewer:
                 self._changed.wait(None if pause == inf else pause)
 
     def _renew_due(self) -> None:
-        # A function of its own, so that the thread holds no lease while it sleeps.
+        # A function of its own, so that the thread has no reference to a lease while it sleeps.
         with self._changed:
             due = self._look(time.monotonic())
         batches: dict[Node, list[Renewable]] = {}
@@ -116,7 +116,7 @@ class Renewer:
             if lease is None:
                 del self._leases[name]
             elif lease.renew_at <= now:
-                # Looked at again soon, should the answer not come. Set here, so that no failure can make it spin.
+                # Should no reply come, it is looked at again soon. Set here, so that no failure can make it spin.
                 lease.renew_at = now + max(0.05, lease.timeout / 20)
                 nearest = min(nearest, lease.renew_at)
                 due.append(lease)

@@ -1,6 +1,6 @@
 """What the locks of one service share in this process: settings, stores, who holds what, who renews.
 
-After a fork, the child starts with empty hands: it owns nothing that its parent held.
+After a fork, the child starts with nothing: it owns no lease that its parent held.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ os.register_at_fork(after_in_child=process.start_again)
 
 
 class Runtime:
-    """One set of settings, and all that lives by them in this process."""
+    """What all locks of one set of settings share in this process."""
 
     def __init__(self, settings: conf.Settings) -> None:
         self.settings = settings
@@ -92,7 +92,7 @@ class Runtime:
         self.held: HeldLeases[Any] = HeldLeases()
 
     def start_again(self) -> object:
-        """Forget everything, and hand it out to be kept out of reach."""
+        """Forget everything. Returns it, so that the caller can keep it alive, out of reach."""
         inherited = dict(self.__dict__)
         self._mutex = threading.Lock()
         self._empty()

@@ -1,8 +1,7 @@
 """The database transactions that the calling thread has open, and work that waits for their end.
 
-Django tells of commits (`on_commit`) and of rollbacks not at all. But every way out of an outermost `atomic` block
-passes through its connection: `set_autocommit`, or `close` where the database went away. So whoever waits listens
-there, for as long as he waits.
+Django tells of commits (`on_commit`), but not of rollbacks. Every way out of an outermost `atomic` block passes through
+its connection, though: `set_autocommit`, or `close` where the database went away. A release that waits listens there.
 """
 
 from __future__ import annotations
@@ -102,7 +101,7 @@ class _Ending:
         if place.get("locksmith_ending") is self:
             del place["locksmith_ending"]
             for name, ear in self._ears.items():
-                if place.get(name) is ear:  # somebody else may listen, too: to him, we go on passing the word
+                if place.get(name) is ear:  # else somebody listens on top of us, and still needs us
                     del place[name]
         work, self.work = self.work, []
         for each in work:

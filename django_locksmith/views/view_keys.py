@@ -84,8 +84,8 @@ def _who(request: HttpRequest, user: Any) -> str:
 
 
 def _session(request: HttpRequest) -> str:
-    # Visitors without a session have at least the cookie that guards their forms. Neither is for the eyes of those who
-    # look at locks: whoever knows it is that visitor.
+    # Visitors without a session have at least the cookie that guards their forms. Neither may be seen by people who
+    # look at locks: with it, one could act as that visitor.
     session = getattr(request, "session", None)
     secret = getattr(session, "session_key", None) or request.COOKIES.get(settings.CSRF_COOKIE_NAME)
     return f"session {salted_hmac(__name__, secret, algorithm='sha256').hexdigest()[:20]}" if secret else "anonymous"

@@ -26,15 +26,17 @@ import django_locksmith
 from django_locksmith import LockLost, Locksmith, locksmith
 from django_locksmith.checks import check_servers, check_views
 from django_locksmith.checks.servers import rights
-from tests.conftest import DEPLOYMENTS, SINGLE, Origin, alias, available, in_force
 from tests.helpers import ROOT, servers
+from tests.helpers.deployments import DEPLOYMENTS, SINGLE, alias, available, in_force
+from tests.helpers.origins import Origin
 from tests.helpers.proxy import proxy_to
 from tests.helpers.servers import poll
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.conftest import Caller, Deployment
+    from tests.helpers.callers import Caller
+    from tests.helpers.deployments import Deployment
     from tests.helpers.servers import Server
 
 LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
@@ -247,8 +249,10 @@ def test_documented_rights_are_enough(where: Deployment, caller: Caller) -> None
     with as_user(where, needed(where)):
         assert check_servers() == []
         service = Locksmith()
-        lease = caller.acquire(service("a", timeout=1.5, renew=True))
+        lease = caller.acquire(service("a", timeout=3, renew=True))
         assert lease is not None
+        first = lease.deadline
+        poll(lambda: lease.deadline > first)
         waiter = caller.start_acquire(service("a"))
         poll(lambda: (info := caller.info(service, "a")) and info.waiters == 1)
         caller.extend(lease, 30)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from django_locksmith import Lease
-    from tests.conftest import Deployment
+    from tests.helpers.deployments import Deployment
 
 LIST, CLEAR, RUN = "locksmith_list", "locksmith_clear", "locksmith_run"
 DOCS = ROOT / "docs" / "commands.md"

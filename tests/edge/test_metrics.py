@@ -18,14 +18,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from django_locksmith import LockLost, LockUnavailable, RetryLater, locksmith, signals
 from django_locksmith.contrib import opentelemetry, prometheus
-from tests.conftest import Origin, in_thread
+from tests.helpers.callers import in_thread
+from tests.helpers.origins import Origin
 from tests.helpers.servers import poll
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.conftest import Caller, Deployment
+    from tests.helpers.callers import Caller
+    from tests.helpers.deployments import Deployment
 
 
 class Metrics:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from django_locksmith import Lease
-    from tests.conftest import Caller, Deployment
+    from tests.helpers.callers import Caller
+    from tests.helpers.deployments import Deployment
 
 NAMES = ["acquired", "busy", "unavailable", "released", "lost", "cleared"]
 
@@ -66,11 +68,12 @@ def acquire(caller: Caller, key: str, **options: Any) -> Lease:
 
 def test_acquired_and_released(valkey: Deployment, caller: Caller, heard: Heard) -> None:
     """Acquiring tells the lease and how long it took, releasing how long it was held; a second release nothing."""
+    started = time.monotonic()
     lease = acquire(caller, "a")
     (told,) = heard.acquired
     assert told.keys() == {"lease", "waited"}
     assert told["lease"] is lease
-    assert 0 <= told["waited"] < 1
+    assert 0 <= told["waited"] <= time.monotonic() - started
     waiter = caller.start_acquire(locksmith("a"))
     poll(lambda: (info := caller.info(locksmith, "a")) and info.waiters == 1)
     caller.release(lease)
@@ -142,7 +145,7 @@ def find_out_at_extend(caller: Caller) -> Lease:
 
 
 def find_out_at_renewal(caller: Caller) -> Lease:
-    lease = acquire(caller, "a", timeout=1.5, renew=True)
+    lease = acquire(caller, "a", timeout=3, renew=True)
     assert caller.clear(locksmith, "a")
     poll(lambda: lease.lost)
     return lease

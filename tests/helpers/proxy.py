@@ -23,6 +23,8 @@ class Proxy:
         self._due_to_cut: set[socket.socket] = set()
         self.flowing = threading.Event()  # cleared: what arrives is taken, and kept
         self.flowing.set()
+        self.replies = threading.Event()  # as `flowing`, for replies alone
+        self.replies.set()
         self.answering = True  # False: requests pass, replies are dropped
         self.delay = 0.0  # seconds that each reply is kept back
         self.cuts = 0
@@ -74,6 +76,7 @@ class Proxy:
                 if self.delay:
                     threading.Event().wait(self.delay)
                 self.flowing.wait()
+                self.replies.wait()
                 if self._rewritten:
                     data = data.replace(*self._rewritten)
                 if self.answering:
@@ -84,6 +87,7 @@ class Proxy:
 
     def close(self) -> None:
         self.flowing.set()
+        self.replies.set()
         for each in (self._listener, *self._sockets):
             _close(each)
 

@@ -38,34 +38,68 @@ def poll(what: Callable[[], Any], within: float = 10.0, every: float = 0.005) ->
 
 @contextmanager
 def watching_the_machine() -> Iterator[Callable[[], float]]:
-    """Tells the longest time (seconds) for which a thread that does nothing was kept from running meanwhile.
+    """Tells for how many seconds a thread that does nothing was kept from running meanwhile, all in all.
 
-    What a busy machine is late by is not what is measured.
+    What a busy machine is late by is not what is measured. On an idle one that is nothing: a few ms do not count.
     """
-    longest = 0.0
+    stalled, before = 0.0, time.monotonic()
     stop = threading.Event()
 
+    def late() -> float:
+        lost = time.monotonic() - before - 0.001
+        return lost if lost > 0.01 else 0.0
+
     def tick() -> None:
-        nonlocal longest
-        before = time.monotonic()
+        nonlocal stalled, before
         while not stop.wait(0.001):
-            now = time.monotonic()
-            longest, before = max(longest, now - before - 0.001), now
+            stalled, before = stalled + late(), time.monotonic()
 
     thread = threading.Thread(target=tick, daemon=True)
     thread.start()
     try:
-        yield lambda: longest
+        yield lambda: stalled + late()
     finally:
         stop.set()
         thread.join(10)
 
 
+@contextmanager
+def stopwatch() -> Iterator[Callable[[], float]]:
+    """Tells the seconds that passed since, without those for which the machine stood still."""
+    started = time.monotonic()
+    with watching_the_machine() as stalled:
+        yield lambda: time.monotonic() - started - stalled()
+
+
+def is_left(seconds: float, of: float, since: float, early: float = 0.3) -> bool:
+    """Can so many seconds be left of a time that began after `since` (monotonic) and is running now?
+
+    However slow the machine was: a request that took long counts twice, for it may have been acted on at once, and is
+    believed to have been acted on late. A holder is a little more careful, a number without decimals a little smaller:
+    hence `early`.
+    """
+    passed = time.monotonic() - since
+    return of - 2 * passed - early <= seconds <= of
+
+
+_reserved: list[socket.socket] = []
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port where nobody listens, and that no other process is given as long as this one lives.
+
+    On Linux, a socket that is bound and does not listen keeps a port from all who ask for any; who asks for this very
+    one, as servers do that are told to listen there, has it all the same, if both say SO_REUSEADDR.
+    """
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", 0))
+    port: int = probe.getsockname()[1]
+    if sys.platform == "linux":
+        _reserved.append(probe)
+    else:
+        probe.close()
+    return port
 
 
 def valkey_binary() -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tests.conftest import Deployment
+    from tests.helpers.deployments import Deployment
     from tests.helpers.servers import Server
 
 CELERY = (

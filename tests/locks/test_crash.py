@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import Origin, in_thread
 from tests.flights.test_flights import Crowd, outcomes
+from tests.helpers.callers import in_thread
 from tests.helpers.children import Nursery
-from tests.helpers.servers import poll, watching_the_machine
+from tests.helpers.origins import Origin
+from tests.helpers.servers import poll, stopwatch, watching_the_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from django_locksmith import Locksmith
-    from tests.conftest import Caller, Deployment
+    from tests.helpers.callers import Caller
+    from tests.helpers.deployments import Deployment
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def test_killed_holder(valkey: Deployment, nursery: Nursery, service: Locksmith,
     """A killed holder blocks the next one for no longer than its lease and 0.1 s, also among many keys that expire."""
     with valkey.server.client() as client:
         client.eval("for i = 1, ARGV[1] do redis.call('SET', 'other:' .. i, 1, 'EX', 3600) end", 0, crowd)
-    holder = nursery.child("hold", "a", 1.0)
+    holder = nursery.child("hold", "a", 2.5)
     fence = holder.says()
     waiters = [caller.start_acquire(service("a")) for _ in range(3)]
     poll(lambda: (info := service.info("a")) and info.waiters == 1)
@@ -42,8 +44,8 @@ def test_killed_holder(valkey: Deployment, nursery: Nursery, service: Locksmith,
     assert info is not None
     assert info.remaining is not None
     ends = time.monotonic() + info.remaining
-    holder.kill()
     with watching_the_machine() as stalled:
+        holder.kill()
         following = poll(lambda: next((waiter for waiter in waiters if waiter.done()), None), every=0.001)
         late = time.monotonic() - ends
     assert late <= 0.1 + stalled()
@@ -81,15 +83,15 @@ def test_hundreds_of_killed_waiters(
             doomed.kill()
         else:
             doomed.signal(signal.SIGKILL)
-        started = time.monotonic()
-        held.release()
-        following = survivor.result(10)
-        took.append(time.monotonic() - started)
+        with stopwatch() as passed:
+            held.release()
+            following = survivor.result(10)
+            took.append(passed())
         following.release()
         if not dead:
             doomed.kill()
     print(f"median {statistics.median(took) * 1000:.1f} ms, worst {max(took) * 1000:.1f} ms")
-    assert statistics.median(took) <= 0.010
+    assert statistics.median(took) <= 0.1  # on an idle machine 0.3 ms; who has to look by himself takes a second
     assert max(took) <= 2.2
     poll(lambda: not valkey.left_behind())
 
@@ -103,9 +105,9 @@ def test_last_waiter_is_killed(valkey: Deployment, nursery: Nursery, service: Lo
     poll(lambda: (info := service.info("a")) and info.waiters == 1)
     doomed.kill()
     lease.release()
-    started = time.monotonic()
-    following = poll(lambda: service("a").acquire(blocking=False))
-    assert time.monotonic() - started < 2.2
+    with stopwatch() as took:
+        following = poll(lambda: service("a").acquire(blocking=False))
+        assert took() < 2.2
     following.release()
 
 
@@ -127,7 +129,7 @@ def test_stopped_holder(valkey: Deployment, nursery: Nursery, service: Locksmith
 
 def test_killed_while_it_computes(valkey: Deployment, nursery: Nursery, caller: Caller) -> None:
     """When the process that computes is killed, exactly one other computes, within the lease, and all get its value."""
-    doomed = nursery.child("compute", "a", 1.0)
+    doomed = nursery.child("compute", "a", 2.5)
     assert doomed.says() == "computing"
     origin = Origin("value", held=True)
     crowd = Crowd(valkey, caller, services=3, callers=3)
@@ -135,10 +137,10 @@ def test_killed_while_it_computes(valkey: Deployment, nursery: Nursery, caller: 
     answers = [[caller.start_get(service, "a", default) for _ in range(3)] for service in crowd.services]
     poll(lambda: valkey.blocked() == 3)
     poll(lambda: all(caller.local_followers(service) == 2 for service in crowd.services))
-    doomed.kill()
-    killed = time.monotonic()
-    origin.begun()
-    assert origin.at[0] - killed <= 2
+    with stopwatch() as took:
+        doomed.kill()
+        origin.begun()
+        assert took() <= 2.5 + 1
     origin.let_all_go()
     assert outcomes(answers) == ["value"] * 9
     assert origin.calls == 1

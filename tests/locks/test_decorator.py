@@ -18,12 +18,12 @@ from django.views import View
 from kombu.utils.json import dumps, loads
 
 from django_locksmith import LockBusy, LockLost, Skipped, locksmith
-from tests.conftest import in_thread
+from tests.helpers.callers import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from tests.conftest import Deployment
+    from tests.helpers.deployments import Deployment
 
 
 def held_now() -> list[str]:

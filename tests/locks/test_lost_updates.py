@@ -13,7 +13,7 @@ import pytest
 from tests.helpers.shoppers import COLUMNS
 
 if TYPE_CHECKING:
-    from tests.conftest import Deployment
+    from tests.helpers.deployments import Deployment
     from tests.helpers.postgres import Postgres
 
 pytestmark = pytest.mark.postgres

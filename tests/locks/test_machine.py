@@ -19,7 +19,7 @@ from django_locksmith.tokens import HANDED_OVER
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.conftest import Deployment
+    from tests.helpers.deployments import Deployment
 
 CLIENTS = 4
 clients = st.integers(0, CLIENTS - 1)

@@ -18,13 +18,13 @@ from django.test import override_settings
 from django_locksmith import Locksmith, locksmith
 from django_locksmith.checks import check_settings
 from django_locksmith.conf import Settings
-from tests.conftest import alias
 from tests.helpers import servers
+from tests.helpers.deployments import alias
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.conftest import Deployment
+    from tests.helpers.deployments import Deployment
 
 NOWHERE = "redis://127.0.0.1:1/0"  # nobody listens
 NAN, INF = float("nan"), float("inf")

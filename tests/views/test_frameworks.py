@@ -1,0 +1,143 @@
+"""`@lock_view` with other people's frameworks, and the middleware for what nobody caught."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.contrib.auth.models import Group
+from django.db import transaction
+from django.test import AsyncClient, Client, override_settings
+from django.urls import path
+from django.utils.decorators import method_decorator
+
+from django_locksmith import LockUnavailable, locksmith
+from django_locksmith.decorators import lock_view
+from tests.views.sites import KEY, Site, Taken, is_free, somebody_has, url_conf
+
+if TYPE_CHECKING:
+    from django.http import HttpResponse
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+# ---- other people's frameworks
+
+
+@pytest.mark.usefixtures("atomic_requests")
+def test_rest_framework(taken: Taken) -> None:
+    """Views of Django REST framework: held until the COMMIT and the rendering; an error it answers is rolled back."""
+    from rest_framework import exceptions, renderers, views
+    from rest_framework.decorators import api_view
+    from rest_framework.response import Response
+
+    seen: list[bool] = []
+
+    class Renderer(renderers.JSONRenderer):
+        def render(self, *args: Any, **kwargs: Any) -> Any:
+            seen.append(is_free())
+            return super().render(*args, **kwargs)
+
+    class Api(views.APIView):
+        renderer_classes = (Renderer,)
+        authentication_classes = ()
+
+        @method_decorator(lock_view(KEY))
+        def post(self, request: Any, pk: int) -> Response:
+            Group.objects.create(name=request.headers.get("x-fail", "written"))
+            transaction.on_commit(lambda: seen.append(is_free()))
+            if request.headers.get("x-fail"):
+                raise exceptions.ValidationError("no")
+            return Response({"done": pk})
+
+    response = Site("sync").post(Api.as_view())
+    assert json.loads(response.content) == {"done": 7}
+    assert seen == [False, False]
+    assert is_free()
+    assert Site("sync").post(Api.as_view(), headers={"x-fail": "1"}).status_code == 400
+    assert Group.objects.count() == 1
+    with somebody_has():
+        assert Site("sync").post(Api.as_view()).status_code == 409
+        by_function = api_view(["POST"])(lock_view(KEY)(lambda request, pk: Response({})))
+        assert Site("sync").post(by_function).status_code == 409
+
+
+@pytest.mark.usefixtures("atomic_requests")
+def test_ninja(taken: Taken) -> None:
+    """Operations of Django Ninja, sync and async, whose results are not responses yet."""
+    from ninja import NinjaAPI
+
+    api = NinjaAPI(urls_namespace="test")
+    seen: list[bool] = []
+
+    @api.post("/sync/{item}")
+    @lock_view("item:{item}")
+    def operation(request: Any, item: int) -> dict[str, int]:
+        transaction.on_commit(lambda: seen.append(is_free("item:7")))
+        return {"item": item}
+
+    conf = url_conf(path("", api.urls))
+    with override_settings(ROOT_URLCONF=conf):
+        assert Client().post("/sync/7").json() == {"item": 7}
+        assert seen == [False]
+        assert taken.keys == ["item:7"]
+        with somebody_has("item:7"):
+            assert Client().post("/sync/7").status_code == 409
+
+
+def test_async_ninja() -> None:
+    """The same for async operations."""
+    from ninja import NinjaAPI
+
+    api = NinjaAPI(urls_namespace="async-test")
+
+    @api.post("/{item}")
+    @lock_view("item:{item}")
+    async def operation(request: Any, item: int) -> dict[str, bool]:
+        return {"free": await asyncio.to_thread(is_free, "item:7")}
+
+    conf = url_conf(path("", api.urls))
+    with override_settings(ROOT_URLCONF=conf):
+        assert asyncio.run(AsyncClient().post("/7")).json() == {"free": False}
+        with somebody_has("item:7"):
+            assert asyncio.run(AsyncClient().post("/7")).status_code == 409
+
+
+# ---- what nobody caught
+
+MIDDLEWARE = ["django_locksmith.middleware.LocksmithMiddleware"]
+
+
+def test_middleware_answers_for_uncaught_busy(site: Site) -> None:
+    """A `LockBusy` that a view did not catch is the same 409 as a locked view's."""
+
+    def body(request: Any, pk: int) -> HttpResponse:
+        locksmith(KEY, blocking=False).take()
+        raise AssertionError("it is busy")
+
+    with somebody_has(timeout=8):
+        response = site.post(site.view(body), MIDDLEWARE=MIDDLEWARE)
+    assert response.status_code == 409
+    assert response.headers["Retry-After"] == "8"
+
+
+def test_middleware_answers_for_redis_that_is_down(site: Site) -> None:
+    """A `LockUnavailable` that a view did not catch is a 503 with Retry-After."""
+
+    def body(request: Any, pk: int) -> HttpResponse:
+        raise LockUnavailable("Redis gave no answer")
+
+    response = site.post(site.view(body), MIDDLEWARE=MIDDLEWARE)
+    assert response.status_code == 503
+    assert response.headers["Retry-After"] == "5"
+
+
+def test_middleware_leaves_mistakes_alone(site: Site) -> None:
+    """Waiting for oneself, and whatever else goes wrong, is not the visitor's trouble: it stays an error."""
+
+    def body(request: Any, pk: int) -> HttpResponse:
+        with locksmith(KEY), locksmith(KEY):
+            raise AssertionError("not to be reached")
+
+    assert site.post(site.view(body), MIDDLEWARE=MIDDLEWARE, raise_=False).status_code == 500
