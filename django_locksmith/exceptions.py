@@ -4,7 +4,7 @@ LocksmithError
 ├── LockBusy          somebody else holds the lock            try later
 │   └── LockReentered this thread or task holds it itself     mend the code
 ├── LockLost          it was ours, and is no more             stop, and check what was written
-│   └── StaleFence    the data refused a former holder        stop; read anew before trying again
+│   └── StaleFence    the data refused a former holder        stop; read it again before trying again
 ├── LockUnavailable   Redis gave no usable answer             treat as "unknown": neither held nor free
 ├── PopulateFailed    another caller computed, and failed     as if one's own computation had failed
 └── RetryLater        an API wants to be left alone           wait, and serve what is old meanwhile

@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 _BUSY_FOR = 120.0
-"""Seconds of a stand-in's lease, begun anew in time. Not a year: code under test may obey `LockBusy.retry_after`."""
+"""Seconds of a stand-in's lease, begun again in time. Not a year: code under test may obey `LockBusy.retry_after`."""
 _TOLD_WITHIN = 10.0
 """Seconds for which `lose_now` waits for the functions that it calls: one of them may wait for its caller."""
 
@@ -246,7 +246,7 @@ class override_locks(TestContextDecorator):  # noqa: N801  # named, and used, as
         substitute = _LocksOfOneTest(self._busy)
         process.substitutes.append(substitute)
         try:
-            override.enable()  # which has all services look up their settings anew, and so the substitute
+            override.enable()  # which has all services look up their settings again, and so the substitute
         except BaseException:
             process.substitutes.remove(substitute)
             raise

@@ -38,7 +38,7 @@ def _field(text: str) -> str:
 
 
 class _Process:
-    """Who this process is, told anew in a forked child."""
+    """Who this process is, made again in a forked child."""
 
     def __init__(self) -> None:
         self.place, self.program = _describe_process()

@@ -156,7 +156,7 @@ class Lease:
     # ---- what its holder does
 
     def extend(self, additional_time: conf.Seconds | None = None, replace_ttl: bool = False) -> None:
-        """Prolong the lease; without arguments, start it anew.
+        """Prolong the lease; without arguments, start it again.
 
         Args:
             additional_time: seconds to add to the lease.

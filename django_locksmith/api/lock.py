@@ -255,7 +255,7 @@ class Lock:
         return True
 
     def reacquire(self) -> bool:
-        """Start the lease anew.
+        """Start the lease again.
 
         Returns:
             `True`, as redis-py's lock does.

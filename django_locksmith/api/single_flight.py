@@ -208,7 +208,7 @@ class SingleFlight:
         """Delete a value, its old copy and a remembered failure. A computation under way will not bring it back.
 
         The caller that computes it now still returns what it began with, but does not store it; all who wait for it
-        compute anew. A pause that `RetryLater` asked for stays.
+        compute again. A pause that `RetryLater` asked for stays.
 
         Args:
             key: the key in the cache.

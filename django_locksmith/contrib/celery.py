@@ -4,7 +4,7 @@
     @lock_task("import:{account_id}", timeout=60, on_busy="retry")
     def import_account(account_id): ...
 
-The lock is a plain `locksmith(...)`, made anew for each call: here stands only what the task's message adds to it.
+The lock is a plain `locksmith(...)`, made for each call; this file has only what the task's message adds to it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 HEADER = "locksmith_busy"
 """The header of a message that was sent again: since when its lock is busy (Unix time), and how many retries the task
-had then. A retry of the task's own counts one more: the lock was had in between, and the time starts anew."""
+had then. A retry of the task's own counts one more: the lock was had in between, and the time starts again."""
 
 _LONGEST = 60.0
 _SHORTEST = 0.5

@@ -47,7 +47,7 @@ async def obtain(flights: FlightStore, local_flights: LocalFlights, call: Call) 
             return Obtained(outcome.value, "computed" if outcome.computed else "shared")
         if isinstance(outcome, Copies):
             return Obtained(outcome.copy(), "shared")
-        if _starts_anew(call, outcome):
+        if _starts_again(call, outcome):
             if flights.now() < call.until:
                 continue
             outcome = TimeOver() if isinstance(outcome, LookAgain) else outcome
@@ -68,7 +68,7 @@ async def _follow_locally(follower: LocalFollower, call: Call) -> Outcome:
     return LookAgain() if isinstance(outcome, Copies) and follower.is_late else outcome
 
 
-def _starts_anew(call: Call, outcome: Outcome) -> bool:
+def _starts_again(call: Call, outcome: Outcome) -> bool:
     if isinstance(outcome, Failed):
         return call.on_error == "retry" and outcome.error is None and not outcome.remembered
     return isinstance(outcome, LookAgain)
@@ -261,7 +261,7 @@ async def _store(flights: FlightStore, call: Call, value: Value, *, held: bool) 
     if await _land(flights, call, News("landed")):
         return value
     try:
-        await call.values.drop()  # it took so long that others may have begun anew
+        await call.values.drop()  # it took so long that others may have begun again
     except Exception as trouble:
         call.warn("the cache keeps a value of %r that is out of date", trouble)
     return out_of_date
