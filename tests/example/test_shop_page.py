@@ -25,6 +25,7 @@ __all__ = ["chromium", "url", "visit"]  # the fixtures
 pytestmark = pytest.mark.browser
 
 TIMES = 100
+A_FEW = 25  # what is known to go wrong shows soon
 TABS = 5
 """Each of its own visitor: to one visitor, a browser gives six connections."""
 PRESSED = 40
@@ -81,10 +82,10 @@ def shops(visit: Callable[..., Visited]) -> Callable[..., list[Shop]]:
     return open_shops
 
 
-def double_clicks(shops: list[Shop], way: str) -> Counter[str]:
+def double_clicks(shops: list[Shop], way: str, times: int) -> Counter[str]:
     """So many double clicks, each on a page that has just been opened; the sum of what the receipts say."""
     total: Counter[str] = Counter()
-    for _ in range(TIMES // len(shops)):
+    for _ in range(times // len(shops)):
         numbers = []
         for shop in shops:
             shop.open()
@@ -113,7 +114,7 @@ def at_once(shops: list[Shop], way: str) -> dict[str, int]:
 
 def test_double_clicks_are_one_order_and_one_charge(shops: Callable[..., list[Shop]]) -> None:
     """A hundred real double clicks: the server gets both clicks, and each number has one order and one charge."""
-    total = double_clicks(shops(TABS), "locked")
+    total = double_clicks(shops(TABS), "locked", TIMES)
     print(f"with the lock: {dict(total)}")
     assert (total["orders"], total["charges"]) == (TIMES, TIMES)
     assert total["clicks"] > TIMES, "no double click came as two requests, so nothing was tried"
@@ -121,10 +122,10 @@ def test_double_clicks_are_one_order_and_one_charge(shops: Callable[..., list[Sh
 
 def test_double_clicks_without_the_lock_are_charged_twice(shops: Callable[..., list[Shop]]) -> None:
     """The same clicks on the form without a lock: one order each, and as many charges as clicks that came."""
-    total = double_clicks(shops(TABS), "unlocked")
+    total = double_clicks(shops(TABS), "unlocked", A_FEW)
     print(f"without a lock: {dict(total)}")
-    assert total["orders"] == TIMES
-    assert total["charges"] > TIMES
+    assert total["orders"] == A_FEW
+    assert total["charges"] > A_FEW
 
 
 def test_form_that_is_sent_a_hundred_times_at_once_is_one_charge(shops: Callable[..., list[Shop]]) -> None:
