@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..policy.locks import caution
 from . import supervisor
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class SupervisedCommand:
         self.end = End()
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)  # a hung supervisor must not hang us
-        arguments = (str(theirs.fileno()), repr(self._told), repr(grace), *command)
+        margin = caution(lease.timeout)
+        arguments = (str(theirs.fileno()), repr(self._told), repr(grace), repr(margin), *command)
         # Blocked, and so inherited, so that a signal to all processes of a service cannot hit a supervisor just born.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, supervisor.SIGNALS)
         try:

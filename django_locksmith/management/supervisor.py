@@ -1,12 +1,12 @@
 """The supervisor of a command: it sees to its end, whatever becomes of the process that holds the lock.
 
-    python -I -S supervisor.py SOCKET DEADLINE GRACE COMMAND [ARGUMENT ...]
+    python -I -S supervisor.py SOCKET DEADLINE GRACE MARGIN COMMAND [ARGUMENT ...]
 
 A script of its own, for the standard library alone, which `locksmith_run` starts by its path. It starts COMMAND in a
 process group of its own and stops it (SIGTERM, GRACE seconds later SIGKILL) so that nothing of the group is alive at
 DEADLINE, on the clock of `time.monotonic()` that all processes of a machine share; at once when told that the lock is
 lost; and at once when the socket closes, for then the process that held the lock is dead. (Should the supervisor die or
-hang itself, `supervised.py` stops the command by the same times.)
+hang itself, `supervised.py` stops the command by the same times.) Redis ends the lease MARGIN seconds after DEADLINE.
 
 SOCKET is the number of an inherited descriptor. Lines heard: `until DEADLINE`, `signal NUMBER`, `lost`. Lines said:
 `started PID`, then `ended CODE` or `failed ERRNO`, then `over WHY` when the whole group is gone; WHY it was stopped is
@@ -64,10 +64,12 @@ class Group:
 class Supervisor:
     """Watches over one command until the last of its group is gone."""
 
-    def __init__(self, socket: int, deadline: float, grace: float) -> None:
+    def __init__(self, socket: int, deadline: float, grace: float, margin: float) -> None:
         self._socket = socket
         self._deadline = deadline
         self._grace = grace
+        self._margin = margin
+        self._kept = 0.0
         self._heard = b""
         self._orphaned = False
         self._group: Group | None = None
@@ -94,11 +96,26 @@ class Supervisor:
             self._start(command)
         while self._group is not None and not (self._ended and self._group.is_gone()):
             ends = [self._woken] if self._orphaned else [self._woken, self._socket]
-            select.select(ends, [], [], self._pause(time.monotonic()))
+            before = time.monotonic()
+            pause = self._pause(before)
+            select.select(ends, [], [], pause)
+            after = time.monotonic()
+            if after > self._deadline - self._grace:
+                # Once they are killed, all waiting is for the system.
+                self._kept += after - before if self._killing else max(0.0, after - before - pause)
             self._hear()
             self._reap()
             self._act(time.monotonic())
         self._say(f"over {self._why or '-'}")
+        self._own_up(time.monotonic())
+
+    def _own_up(self, now: float) -> None:
+        """The margin before the end of the lease is for machines that are late; but some are later than that."""
+        if self._killing and now > self._deadline + self._margin:
+            _complain(
+                f"the command ended {now - self._deadline - self._margin:.3f} s after its lease, so that another may"
+                f" have begun meanwhile; the system kept its supervisor waiting for {self._kept:.3f} s"
+            )
 
     def _start(self, command: list[str]) -> None:
         # Closes by itself when the command is executed; else it brings the reason.
@@ -238,11 +255,11 @@ def _prctl(option: int, value: int) -> None:
             ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def main(socket: str, deadline: str, grace: str, *command: str) -> None:
+def main(socket: str, deadline: str, grace: str, margin: str, *command: str) -> None:
     # Blocked for good: systemd, say, sends SIGTERM to every process of a service, but the supervisor still has work.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-    Supervisor(int(socket), float(deadline), float(grace)).run(list(command))
+    Supervisor(int(socket), float(deadline), float(grace), float(margin)).run(list(command))
 
 
 if __name__ == "__main__":

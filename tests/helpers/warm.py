@@ -77,6 +77,13 @@ class Running:
         out, err = (self._texts[name].decode(errors="surrogateescape") for name in ("out", "err"))
         return int(self._texts["end"]), out, err
 
+    def errors(self, within: float = 30) -> str:
+        """All that it, and what it started, write to stderr."""
+        until = time.monotonic() + within
+        while "err" in self._ends:
+            self._read(until)
+        return self._texts["err"].decode(errors="surrogateescape")
+
     def _read(self, until: float) -> None:
         ready, _, _ = select.select(list(self._ends.values()), [], [], max(0.0, until - time.monotonic()))
         assert ready, f"it neither ended in time nor said what it should; it said {self._texts}"
