@@ -17,6 +17,7 @@ from ..runtime import transactions
 from ..runtime.contexts import LoopContext
 from ..runtime.expiry import tell_in_thread
 from ..runtime.runtime import process
+from . import said_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("django_locksmith.lock")
 
 _State = Literal["held", "leaving", "lost", "over"]
-_MOST_WARNINGS = 100
 _changing = threading.Lock()  # for the few lines in which a lease changes its state
 
 
@@ -214,7 +214,7 @@ class Lease:
                 if transactions_here := transactions.open_here():
                     return self._release_at_the_end_of(transactions_here)
             elif transactions.is_one_open():
-                _warn_of_transaction(self.template or self.key)
+                said_once.warn_once(said_once.RELEASED_BEFORE_COMMIT, self.template or self.key)
         ours, again = self._state != "lost", self._state == "leaving"
         in_time = ours and time.monotonic() < self._deadline
         if ours:
@@ -240,6 +240,15 @@ class Lease:
         loss = self._loss()
         self._state = "over"
         raise loss
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to release: it was released, or is known to be lost."""
+        return self._state in ("over", "lost")
+
+    def __del__(self) -> None:
+        if self._state == "held" and self.held:
+            said_once.warn_once(said_once.DROPPED, self.template or self.key)
 
     @property
     def waits_for_commit(self) -> bool:
@@ -372,19 +381,6 @@ class Lease:
 
     def __repr__(self) -> str:
         return f"<Lease of {self.key!r}: {self._state}, fence {self.fence}, {self.remaining:.1f} s remaining>"
-
-
-_warned: set[str] = set()
-
-
-def _warn_of_transaction(name: str) -> None:
-    if len(_warned) < _MOST_WARNINGS and name not in _warned:
-        _warned.add(name)
-        logger.warning(
-            "the lock %r is released before the COMMIT of the transaction around it: the next holder reads the old"
-            " rows. Take it outside of the transaction, or say release='commit'. (Said once for each lock.)",
-            name,
-        )
 
 
 def _call(on_lost: Any, lease: Lease) -> None:
