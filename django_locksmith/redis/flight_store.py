@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from math import ceil, inf
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,7 @@ class FlightStore:
     async def join(self, names: FlightNames, token: bytes, lease: float) -> Leads | Follows | Paused:
         """Lead the flight, or hear who does, or why nobody may."""
         arguments = (token, b"%d" % int(lease * 1000))
-        undo = partial(request, LAND, names, token, b"void", b"", b"", b"0", full=True)
+        undo = _UndoJoin(names, token)
         sent = self.now()
         try:
             reply = await self._transport.call(names.lock, request(JOIN, names, *arguments), undo)
@@ -80,6 +79,21 @@ class FlightStore:
             await connection.drop()
             raise
         return listener
+
+
+class _UndoJoin:
+    """Ends a flight of ours, or nothing."""
+
+    def __init__(self, names: FlightNames, token: bytes) -> None:
+        self._names = names
+        self._token = token
+
+    def is_sent(self) -> None:
+        """As `Undo`."""
+
+    def request(self) -> bytes:
+        """With its text: nobody may be left to read that the script was not known."""
+        return request(LAND, self._names, self._token, b"void", b"", b"", b"0", full=True)
 
 
 class Listener:

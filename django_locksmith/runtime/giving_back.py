@@ -1,0 +1,67 @@
+"""Gives back, in the background, what could not be given back while Redis gave no answer.
+
+A lock that nobody works under any more would block the others for the rest of its lease. So a release that meets a
+server in trouble is repeated until the server has answered, or the lease has ended; and so is the end of an attempt
+whose requests may have been granted without a reply.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from math import inf
+from typing import TYPE_CHECKING
+
+from ..exceptions import LockUnavailable, ServerTrouble
+from ..policy.sync_bridge import run_sync
+from .clockwork import Clockwork
+
+if TYPE_CHECKING:
+    from ..redis.lock_store import LockStore
+    from ..redis.messages import Attempt
+
+_MOST = 1000
+"""Attempts; of more, the oldest are left to end with their leases."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+
+
+class GivingBack:
+    """The attempts of one service, by threads and tasks, that Redis may still know and nobody needs any more."""
+
+    def __init__(self, store: LockStore) -> None:
+        self._store = store
+        self._left: dict[Attempt, float] = {}  # until when Redis may know it, monotonic seconds
+        self._pause = _FIRST_PAUSE
+        self._mutex = threading.Lock()
+        self._clockwork = Clockwork("locksmith-giving-back", self._give_back)
+
+    def add(self, attempt: Attempt) -> None:
+        """This one."""
+        now = time.monotonic()
+        with self._mutex:
+            self._left[attempt] = now + attempt.lease
+            while len(self._left) > _MOST:
+                del self._left[next(iter(self._left))]
+        self._clockwork.due_at(now + _FIRST_PAUSE)
+
+    def end(self) -> None:
+        """Give nothing back any more."""
+        self._clockwork.end()
+
+    def _give_back(self) -> float:
+        now = time.monotonic()
+        with self._mutex:
+            left = list(self._left.items())
+        for attempt, until in left:
+            if until > now:
+                try:
+                    run_sync(self._store.abandon(attempt))
+                except LockUnavailable:
+                    continue  # refused, for now: a full server may have room again
+                except ServerTrouble:
+                    self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+                    return time.monotonic() + self._pause
+            with self._mutex:
+                self._left.pop(attempt, None)
+        self._pause = _FIRST_PAUSE
+        return time.monotonic() + _LONGEST_PAUSE if self._left else inf
