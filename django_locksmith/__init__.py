@@ -21,7 +21,7 @@ The way in, for readers of the code (imports point down only, `lint-imports` pro
     redis/    lock_store.py  flight_store.py -> lua/*.lua                requests and replies
               messages.py  key_names.py  packing.py  lock_requests.py
               sync_transport.py  async_transport.py -> transport.py      how bytes travel
-              connections.py  node.py  server_clock.py                   where to
+              connections.py  node.py  server_clock.py  outage.py        where to
     ground    conf.py  signals.py  exceptions.py  records.py  tokens.py  formatting.py  forks.py
 """
 

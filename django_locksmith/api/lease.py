@@ -240,9 +240,9 @@ class Lease:
         try:
             freed = await lock_policy.release(context.store, self.attempt, in_time=in_time)
         except LockUnavailable as trouble:
-            if ours and not in_time and not again:
+            if not in_time and not again:
                 raise self._lost_at_its_end() from trouble
-            self._state = "unanswered" if ours else "lost"
+            self._state = "unanswered"
             raise
         except BaseException:
             self._state = "over"  # interrupted, and given back all the same

@@ -82,6 +82,8 @@ class AsyncTransport(Transport):
                 raise await self.trouble(error, lock, sent=sent) from error
             raise
         await self.give_back(node, conn)
+        if self.outage.since is not None:
+            self.outage.over()
         return reply
 
     async def _ask_elsewhere(self, ask: redis_errors.AskError, lock: bytes, request: bytes) -> Any:

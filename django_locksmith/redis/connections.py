@@ -20,6 +20,7 @@ from redis.cluster import RedisCluster
 from .. import forks
 from .key_names import slot_of
 from .node import ANSWER_WITHIN, Node
+from .outage import Outage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,11 @@ class Deployment(ABC):
     cluster: bool
     has_replicas = True
     """May it have some, for `LOCKSMITH["MIN_REPLICAS"]` to speak of?"""
+
+    @cached_property
+    def outage(self) -> Outage:
+        """Whether it answers, for all who ask it in this process."""
+        return Outage()
 
     @abstractmethod
     def node_for(self, lock: bytes) -> Node:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import NoScriptError, ResponseError, TryAgainError
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 _REPLICAS_WITHIN = 1.0
 """Seconds that the replicas have to confirm a grant."""
 _TOO_LATE = -2
+_LONGEST_BLOCK = 10.0**8
+"""Seconds; three years are without limit, and Redis takes no more than some 300,000 of them."""
 _PAGE = 500
 _MANY = 1024
 
@@ -132,7 +133,7 @@ class LockStore:
         wait = min(wait, node.longest_block)
         connection = await self.transport.connection_to(node)
         try:
-            seconds = b"0" if wait == inf else b"%.3f" % max(wait, 0.001)
+            seconds = b"0" if wait > _LONGEST_BLOCK else b"%.3f" % max(wait, 0.001)
             # The claim needs no time of its own: the queue says for how long its sender is waited for.
             await connection.send(
                 pack(b"BLPOP", attempt.names.baton, seconds)

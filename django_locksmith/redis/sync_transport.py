@@ -63,6 +63,8 @@ class SyncTransport(Transport):
                 raise self.trouble(error, lock, sent=sent) from error
             raise
         node.give_back(conn)
+        if self.outage.since is not None:
+            self.outage.over()
         return reply
 
     async def _ask_elsewhere(self, ask: redis_errors.AskError, lock: bytes, request: bytes) -> Any:

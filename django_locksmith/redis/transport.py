@@ -119,6 +119,7 @@ class Transport(ABC):
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
+        self.outage = deployment.outage
 
     @abstractmethod
     async def call(self, lock: bytes, request: bytes, undo: Undo | None = None) -> Any:
@@ -179,6 +180,7 @@ class Transport(ABC):
         if passing and not isinstance(error, _REFUSALS):
             # An error that the server answered with says that it did nothing.
             sent = sent and not isinstance(error, redis_errors.ResponseError)
+            self.outage.failed(error)
             return ServerTrouble(error, mute=isinstance(error, SILENCE), sent=sent)
         if str(error).startswith("WRONGTYPE"):
             name = lock.decode("utf-8", "replace")

@@ -17,6 +17,8 @@ from ..redis.messages import Renewal
 from .clockwork import Clockwork
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..redis.lock_store import LockStore
     from ..redis.messages import Holding
     from ..redis.node import Node
@@ -107,6 +109,7 @@ class _Server:
         self._leases: dict[int, weakref.ref[Renewable]] = {}
         self._mutex = threading.Lock()
         self._is_dialled = False
+        self._failures = 0  # exchanges in a row that did not renew all
         self._clockwork = Clockwork("locksmith-renewal", self._renew_due)
 
     def add(self, lease: Renewable, when: float) -> None:
@@ -176,14 +179,7 @@ class _Server:
             outcomes = run_sync(lock_policy.renew(self._store, self._node, wanted))
         except (ServerTrouble, LockUnavailable) as trouble:
             outcomes = [(Renewal.UNKNOWN, trouble)] * len(batch)
-        unknown = [outcome for what, outcome in outcomes if what is Renewal.UNKNOWN]
-        if unknown:
-            logger.warning(
-                "no answer to the renewal of %d of %d locks; asking again until their leases end: %s",
-                len(unknown),
-                len(batch),
-                unknown[0],
-            )
+        self._report([outcome for what, outcome in outcomes if what is Renewal.UNKNOWN], len(batch))
         for (lease, changes, _), (what, deadline) in zip(batch, outcomes, strict=True):
             if what is Renewal.RENEWED and not isinstance(deadline, BaseException):
                 lease.renew_at = time.monotonic() + _pause(lease.timeout)
@@ -191,6 +187,19 @@ class _Server:
             elif what is Renewal.LOST:
                 self.remove(lease)
                 lease.lose("Redis did not have it any more when it was to be renewed")
+
+    def _report(self, unknown: Sequence[object], asked: int) -> None:
+        """Say once that there is no answer, and once that there is again."""
+        if unknown and not self._failures:
+            logger.warning(
+                "no answer to the renewal of %d of %d locks; asking again until their leases end: %s",
+                len(unknown),
+                asked,
+                unknown[0],
+            )
+        elif self._failures and not unknown:
+            logger.warning("renewals are answered again, after %d that were not", self._failures)
+        self._failures = self._failures + 1 if unknown else 0
 
 
 def _pause(timeout: float) -> float:
