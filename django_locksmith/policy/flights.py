@@ -128,7 +128,7 @@ async def _withdraw(flights: FlightStore, call: Call) -> None:
     try:
         await once_more(flights.land, call.names, call.token, News("void"))
     except LockUnavailable:
-        pass  # it ends with its lease
+        flights.give_back_later(call.names, call.token, call.lease)
 
 
 async def _take_part(flights: FlightStore, call: Call, local: LocalFlight, *, has_old: bool) -> Outcome:

@@ -109,7 +109,7 @@ async def acquire(
             pass  # nothing to give up
         elif isinstance(error, LockUnavailable) and patience is not None and patience.over:
             # The server does not answer: to ask it once more would only double the wait.
-            store.give_back_later(attempt)
+            store.abandon_later(attempt)
         else:
             await store.shielded(withdraw(store, attempt))
         raise
@@ -128,7 +128,7 @@ async def withdraw(store: LockStore, attempt: Attempt) -> None:
     try:
         await once_more(store.abandon, attempt)
     except LockUnavailable:
-        store.give_back_later(attempt)
+        store.abandon_later(attempt)
 
 
 async def _wait_in_redis(store: LockStore, attempt: Attempt, until: float, seen: Busy, patience: _Patience) -> Answer:
@@ -217,7 +217,7 @@ async def release(store: LockStore, attempt: Attempt, *, in_time: bool = True) -
         except ServerTrouble as trouble:
             raise _unavailable(trouble) from trouble.error
     except LockUnavailable:
-        store.give_back_later(attempt)
+        store.abandon_later(attempt)
         raise
     except BaseException:
         await store.shielded(withdraw(store, attempt))

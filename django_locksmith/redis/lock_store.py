@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +20,7 @@ from .node import TIME
 from .packing import bulk, head, pack, request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from .key_names import Keyring, Names
     from .lua import Script
@@ -29,11 +30,15 @@ if TYPE_CHECKING:
 
 _REPLICAS_WITHIN = 1.0
 """Seconds that the replicas have to confirm a grant."""
-_TOO_LATE = -2
+TOO_LATE = -2
 _LONGEST_BLOCK = 10.0**8
 """Seconds; three years are without limit, and Redis takes no more than some 300,000 of them."""
 _PAGE = 500
 _MANY = 1024
+
+
+GivesBack = Callable[["LockStore"], Coroutine[Any, Any, Any]]
+"""What gives back what is not needed any more."""
 
 
 class LockStore:
@@ -47,8 +52,8 @@ class LockStore:
         self.prefix = prefix
         self._call = transport.call
         self.min_replicas = min_replicas
-        self.give_back_later: Callable[[Attempt], None] = _leave_it
-        """What could not be given back, for whoever goes on trying in the background."""
+        self.give_back_later: Callable[[GivesBack, float], None] = _leave_it
+        """Go on trying, in the background and by a store for threads, for so many seconds."""
         # The keys in Redis of a lock, by its key.
         make_names = names_in_cluster if transport.deployment.cluster else names_on_one_server
         self.names = _NamesCache(partial(make_names, prefix)).__getitem__
@@ -62,18 +67,18 @@ class LockStore:
         lock = attempt.names.lock
         node = self.transport.node_for(lock)
         undo = lock_requests.UndoAttempt(attempt)
-        valid = await self._valid_until(node, lock)
+        valid = await self.valid_until(node, lock)
         sent = self.now()
         try:
             reply = await self._call(lock, lock_requests.acquire(attempt, wait, mode, valid), undo)
         except NoScriptError:
             await self._call(lock, pack(b"SCRIPT", b"LOAD", RELEASE.text))  # a release may be its last word, too
-            valid = await self._valid_until(node, lock)
+            valid = await self.valid_until(node, lock)
             sent = self.now()
             reply = await self._call(lock, lock_requests.acquire(attempt, wait, mode, valid, full=True), undo)
         return self.answer(node, reply, sent)
 
-    async def _valid_until(self, node: Node, lock: bytes) -> int:
+    async def valid_until(self, node: Node, lock: bytes) -> int:
         """By the server's clock, in µs: when we shall have given up waiting for the reply to a request sent now."""
         valid = node.clock.us_at(self.now() + node.socket_timeout)
         if valid is None:
@@ -87,8 +92,8 @@ class LockStore:
     def answer(self, node: Node, reply: list[Any], sent: float) -> Answer:
         """What a reply of the script that acquires says."""
         if reply[0] < 0:
-            if reply[0] == _TOO_LATE:
-                raise _too_late(node)
+            if reply[0] == TOO_LATE:
+                raise too_late(node)
             return Refused()
         server_time = reply[1] / 1e6
         node.clock.heard(sent, self.now(), server_time)
@@ -99,7 +104,7 @@ class LockStore:
     async def _acquire_with_replicas(self, attempt: Attempt, wait: float, mode: Mode) -> Answer:
         # WAIT speaks of the writes of its own connection.
         node = self.transport.node_for(attempt.names.lock)
-        valid = await self._valid_until(node, attempt.names.lock)
+        valid = await self.valid_until(node, attempt.names.lock)
         async with self._connection_to(node) as connection:
             attempt.sent = True
             sent = self.now()
@@ -157,6 +162,10 @@ class LockStore:
                 raise
             return bool(await self.run(RELEASE_ALONE, names, attempt.token))
 
+    def abandon_later(self, attempt: Attempt) -> None:
+        """As `abandon`, in the background, until its lease has ended."""
+        self.give_back_later(lambda store: store.abandon(attempt), attempt.lease)
+
     async def abandon(self, attempt: Attempt) -> None:
         """Leave no trace of a token, whatever became of it: give the lock back, leave the queue, pass the baton on."""
         await self.run(ABANDON, attempt.names, attempt.token, b"1")
@@ -165,11 +174,11 @@ class LockStore:
         """Change the lease; when this was asked, and how many seconds are left from then (0: the lock is lost)."""
         names = attempt.names
         node = self.transport.node_for(names.lock)
-        valid = await self._valid_until(node, names.lock)
+        valid = await self.valid_until(node, names.lock)
         sent = self.now()
         left = await self.run(EXTEND, names, attempt.token, b"%d" % ms, b"%d" % valid, mode.encode())
-        if left == _TOO_LATE:
-            raise _too_late(node)
+        if left == TOO_LATE:
+            raise too_late(node)
         return sent, left / 1000
 
     async def renew(
@@ -179,7 +188,7 @@ class LockStore:
 
         When this was asked; and of each the seconds left, or the error that its server answered with.
         """
-        valid = await self._valid_until(node, leases[0][0].names.lock)
+        valid = await self.valid_until(node, leases[0][0].names.lock)
         sent = self.now()
         requests = [
             request(EXTEND, attempt.names, attempt.token, b"%d" % ms, b"%d" % valid, b"renew") for attempt, ms in leases
@@ -189,7 +198,7 @@ class LockStore:
         except NoScriptError:
             await self._replies(node, [pack(b"SCRIPT", b"LOAD", EXTEND.text)])
             left = await self._replies(node, requests)
-        return sent, [_too_late(node) if each == _TOO_LATE else _seconds(each) for each in left]
+        return sent, [too_late(node) if each == TOO_LATE else _seconds(each) for each in left]
 
     async def _replies(self, node: Node, requests: list[bytes]) -> list[Any]:
         """The replies to many requests, or the errors that they were answered with. Raises `NoScriptError`."""
@@ -300,7 +309,7 @@ class LockStore:
         await connection.keep()
 
 
-def _leave_it(attempt: Attempt) -> None:
+def _leave_it(work: GivesBack, seconds: float) -> None:
     """It ends with its lease."""
 
 
@@ -354,7 +363,8 @@ def _seconds(reply: Any) -> float | BaseException:
     return reply if isinstance(reply, BaseException) else float(reply) / 1000
 
 
-def _too_late(node: Node) -> ServerTrouble:
+def too_late(node: Node) -> ServerTrouble:
+    """What a request is that reached the server when it was not valid any more."""
     # Slower than we waited, or what we know of its clock is not true any more: it is asked before the next request.
     node.clock.forget()
     return ServerTrouble(TimeoutError("a request reached Redis after its time"))

@@ -17,29 +17,28 @@ from ..policy.sync_bridge import run_sync
 from .clockwork import Clockwork
 
 if TYPE_CHECKING:
-    from ..redis.lock_store import LockStore
-    from ..redis.messages import Attempt
+    from ..redis.lock_store import GivesBack, LockStore
 
 _MOST = 1000
-"""Attempts; of more, the oldest are left to end with their leases."""
+"""Of more, the oldest are left to end with their leases."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 
 
 class GivingBack:
-    """The attempts of one service, by threads and tasks, that Redis may still know and nobody needs any more."""
+    """What threads and tasks of one service leave in Redis, and nobody needs any more."""
 
     def __init__(self, store: LockStore) -> None:
         self._store = store
-        self._left: dict[Attempt, float] = {}  # until when Redis may know it, monotonic seconds
+        self._left: dict[GivesBack, float] = {}  # until when Redis may know it, monotonic seconds
         self._pause = _FIRST_PAUSE
         self._mutex = threading.Lock()
         self._clockwork = Clockwork("locksmith-giving-back", self._give_back)
 
-    def add(self, attempt: Attempt) -> None:
-        """This one."""
+    def add(self, work: GivesBack, seconds: float) -> None:
+        """Do this, as soon as Redis answers; in so many seconds it has ended by itself."""
         now = time.monotonic()
         with self._mutex:
-            self._left[attempt] = now + attempt.lease
+            self._left[work] = now + seconds
             while len(self._left) > _MOST:
                 del self._left[next(iter(self._left))]
         self._clockwork.due_at(now + _FIRST_PAUSE)
@@ -52,16 +51,16 @@ class GivingBack:
         now = time.monotonic()
         with self._mutex:
             left = list(self._left.items())
-        for attempt, until in left:
+        for work, until in left:
             if until > now:
                 try:
-                    run_sync(self._store.abandon(attempt))
+                    run_sync(work(self._store))
                 except LockUnavailable:
                     continue  # refused, for now: a full server may have room again
                 except ServerTrouble:
                     self._pause = min(2 * self._pause, _LONGEST_PAUSE)
                     return time.monotonic() + self._pause
             with self._mutex:
-                self._left.pop(attempt, None)
+                self._left.pop(work, None)
         self._pause = _FIRST_PAUSE
         return time.monotonic() + _LONGEST_PAUSE if self._left else inf

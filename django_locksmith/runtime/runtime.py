@@ -14,7 +14,7 @@ from .. import forks
 from ..policy.sync_bridge import run_sync
 from ..redis.async_transport import AsyncTransport
 from ..redis.connections import Deployment, open_deployment
-from ..redis.lock_store import LockStore
+from ..redis.lock_store import GivesBack, LockStore
 from ..redis.sync_transport import SyncTransport
 from .contexts import LoopContext, ThreadContext
 from .expiry import Watch
@@ -137,13 +137,13 @@ class Runtime:
         store.give_back_later = self._give_back_later
         return store
 
-    def _give_back_later(self, attempt: Attempt) -> None:
+    def _give_back_later(self, work: GivesBack, seconds: float) -> None:
         if self._giving_back is None:
             store = self.threads().store
             with self._mutex:
                 if self._giving_back is None:
                     self._giving_back = GivingBack(store)
-        self._giving_back.add(attempt)
+        self._giving_back.add(work, seconds)
 
     def renewer(self) -> Renewer:
         """Who keeps leases alive."""

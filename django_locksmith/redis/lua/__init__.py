@@ -40,7 +40,7 @@ EXTEND = _read("extend", arguments=4, keys=1)
 LOOK = _read("look", arguments=0)
 LOOK_ALONE = _read("look_alone", arguments=0, keys=1)
 
-JOIN = _read("news", "join", arguments=2)
+JOIN = _read("news", "join", arguments=3)
 LANDING = _read("news", "landing", arguments=1)
 LAND = _read("news", "land", arguments=5)
 VOID = _read("news", "void", arguments=1)
