@@ -152,8 +152,10 @@ class LoopValues(Entry):
 
 def check_value_key(key: object) -> str:
     """`key` itself, if a value can have it; else a `TypeError` or `ValueError` that says why not."""
-    if not isinstance(key, str):
-        raise TypeError(f"the key of a value is a str, not {type(key).__name__}: {key!r}")
+    if type(key) is not str:
+        if not isinstance(key, str):
+            raise TypeError(f"the key of a value is a str, not {type(key).__name__}: {key!r}")
+        key = str.__str__(key)  # an Enum, say, is formatted otherwise than it compares
     try:
         encode(key)
     except UnicodeEncodeError as error:

@@ -14,6 +14,7 @@ from ..policy import locks as lock_policy
 from ..policy.sync_bridge import run_sync
 from ..records import Skipped
 from ..redis.key_names import check_key
+from . import said_once
 from .acquisition import attempt_at, give_up, take, wait_this_time
 from .decorating import decorated, done
 from .lease import Lease
@@ -195,6 +196,8 @@ class Lock:
         blocking_timeout: conf.Seconds | None = None,
         token: str | None = None,
     ) -> Attempt:
+        if "{" in self.key and not self.template and not self._cached_runtime.deployment().cluster:
+            said_once.warn_of_braces(self.key)
         rules = self._cached_rules  # those of the runtime that the context was just taken from
         wait = rules.wait
         if blocking is not None or blocking_timeout is not None:

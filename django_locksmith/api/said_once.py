@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 
 logger = logging.getLogger("django_locksmith.lock")
 
 _MOST = 100
+_FIELD = re.compile(r"\{[a-z_]\w*([.\[][^{}]*)?\}", re.IGNORECASE)
 _said: set[tuple[str, str]] = set()
 
 
@@ -17,9 +19,19 @@ def warn_once(text: str, name: str) -> None:
         logger.warning(text + " (Said once for each lock.)", name)
 
 
+def warn_of_braces(key: str) -> None:
+    """Where a key looks like a template that nobody will fill in. (On a cluster braces may be meant: a hash tag.)"""
+    if _FIELD.search(key):
+        warn_once(BRACES, key)
+
+
 RELEASED_BEFORE_COMMIT = (
     "the lock %r is released before the COMMIT of the transaction around it: the next holder reads the old rows."
     " Take it outside of the transaction, or say release='commit'."
+)
+BRACES = (
+    "the lock %r has braces in its key, which stand for arguments in a decorator only: here they are the same for every"
+    " caller. Was an f before the string forgotten?"
 )
 DROPPED = (
     "a lease of the lock %r was dropped without being released, and so nobody can release it: it ends by itself."

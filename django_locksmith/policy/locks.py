@@ -184,10 +184,12 @@ def _deadline(store: LockStore, attempt: Attempt, granted_at: float) -> float:
 def caution(lease: float) -> float:
     """Seconds by which a holder stops believing in its lease before the server does.
 
-    For so long the thread that tells of the end may be late, and so far a clock may drift within the lease, before two
-    callers believe in the same lock. Threads of a busy Python process wait many milliseconds for each other.
+    For so long the thread that tells of the end may be late, and so far the two clocks may part within the lease,
+    before two callers believe in the same lock. Threads of a busy Python process wait many milliseconds for each
+    other. A clock that is wrong by up to a second is commonly slewed, by a twelfth at most (chrony); and without that,
+    clocks part by half a second in a thousand at most, each (NTP).
     """
-    return lease / 20 if lease < 5 else 0.25
+    return min(lease / 12, 1.0) + lease / 1000
 
 
 async def _who_has_it(store: LockStore, attempt: Attempt) -> Busy:
