@@ -13,15 +13,16 @@ The way in, for readers of the code (imports point down only, `lint-imports` pro
     api/      service.py  lock.py  lease.py  acquisition.py              what users hold in their hands
               single_flight.py  flight_options.py  flight_calls.py
               cached_values.py  decorating.py  key_templates.py  functions.py
+              taken.py  said_once.py  loss.py  stable_texts.py
     runtime/  runtime.py  contexts.py  options.py  held_leases.py        what the locks of one process share
-              renewal.py  expiry.py  transactions.py
+              renewal.py  expiry.py -> clockwork.py  giving_back.py  transactions.py
     policy/   locks.py  flights.py  flight_outcomes.py  sync_bridge.py   every rule, once, for threads and tasks
     local/    queues.py  flights.py  events.py                           how callers of one process wait for each other
     redis/    lock_store.py  flight_store.py -> lua/*.lua                requests and replies
-              messages.py  key_names.py  packing.py
+              messages.py  key_names.py  packing.py  lock_requests.py
               sync_transport.py  async_transport.py -> transport.py      how bytes travel
-              connections.py                                             where to
-    ground    conf.py  signals.py  exceptions.py  records.py  tokens.py  formatting.py
+              connections.py  node.py  server_clock.py  outage.py        where to
+    ground    conf.py  signals.py  exceptions.py  records.py  tokens.py  formatting.py  forks.py
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ def read_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
 
     Raises `ImproperlyConfigured` that names the setting at fault; for `overrides`, `TypeError` or `ValueError`.
     """
-    given = getattr(django_settings, "LOCKSMITH", None) or {}
+    given = getattr(django_settings, "LOCKSMITH", None)
+    given = {} if given is None else given
     if not isinstance(given, dict):
         raise ImproperlyConfigured(f"settings.LOCKSMITH is a dict, not {type(given).__name__}")
     values: dict[str, Any] = {}
@@ -144,7 +145,11 @@ def _text(name: str, value: Any) -> str:
         raise TypeError(f"{name} must be a str, not {value!r}")
     if not value:
         raise ValueError(f"{name} must not be empty")
-    return value
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} cannot be written as UTF-8: {error.reason}") from error
+    return str.__str__(value)  # an Enum, say, is formatted otherwise than it compares
 
 
 def flag(name: str, value: Any) -> bool:

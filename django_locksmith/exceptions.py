@@ -178,10 +178,12 @@ class RetryLater(LocksmithError):
 class ServerTrouble(Exception):
     """One exchange with Redis failed in a way that may pass. Never leaves this package.
 
-    `mute`: the server took the request and kept silent, so that asking again costs another full timeout.
+    `mute`: the server took the request and kept silent, so that asking again costs another full timeout. `sent`: the
+    request may have reached it, and done its work.
     """
 
-    def __init__(self, error: BaseException, *, mute: bool = False) -> None:
+    def __init__(self, error: BaseException, *, mute: bool = False, sent: bool = False) -> None:
         self.error = error
         self.mute = mute
+        self.sent = sent
         super().__init__(str(error))

@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from . import forks
 from .records import Holder
 
 if TYPE_CHECKING:
@@ -52,11 +53,12 @@ class _Thread(threading.local):
 
 process = _Process()
 _thread = _Thread()
-os.register_at_fork(after_in_child=process.__init__)  # type: ignore[misc]  # the same object, filled again
+forks.in_child(process.__init__)  # type: ignore[misc]  # the same object, filled again
 
 
 def new_token(label: str = "") -> str:
     """A token for one holding; `label` defaults to the program's name and first argument."""
+    forks.generation()
     random, count, place = _thread.place
     if random is not process.random:  # the first of this thread, or of a forked child
         random, count = process.random, process.count

@@ -1,7 +1,7 @@
 """The values of single flight: entries of any Django cache, under the names that Django would give them.
 
-With `stale`, a copy of the value lives longer under a name of its own. So `cache.get(key)` finds the plain value, and a
-hit costs one request, as it does without.
+With `stale`, a copy of the value lives longer, as another version of the entry. So `cache.get(key)` finds the plain
+value, a hit costs one request, as it does without, and no key that a visitor chooses is that of somebody's copy.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("django_locksmith.flight")
 
 
-def old_key(key: str) -> str:
-    """Where the copy is that outlives the value."""
-    return f"{key}:locksmith-old"
+_SHORTEST = 0.001
+_LONGEST = 1e9
+UNCHECKED = 5.0
+"""Seconds for which a value is kept that nobody could say is still wanted, for Redis did not answer."""
 
 
 class Entry:
@@ -51,22 +52,31 @@ class Entry:
         """Is there a copy that outlives the value? A value that is kept for ever needs none."""
         return self.stale > 0 and self.timeout is not None
 
-    def copies(self) -> list[tuple[str, float | None]]:
-        """What to store it under, and for how long."""
-        if self.timeout is None or not self.stale:
-            return [(self.key, self.timeout)]
-        return [(self.key, self.timeout), (old_key(self.key), self.timeout + self.stale)]
+    @property
+    def old_version(self) -> Any:
+        """The version of the entry that outlives the value. Django's own are numbers."""
+        return f"locksmith-old-{self.cache.version if self.version is None else self.version}"
 
-    def keys(self) -> list[str]:
-        """All keys that may be there, also by callers with other options."""
-        return [self.key, old_key(self.key)]
+    def copies(self, *, checked: bool) -> list[tuple[Any, float | None]]:
+        """The versions to store, and for how long."""
+        if not checked:
+            return [(self.version, UNCHECKED if self.timeout is None else min(UNCHECKED, self.timeout))]
+        if self.timeout is None or not self.stale:
+            return [(self.version, self.timeout)]
+        return [(self.version, self.timeout), (self.old_version, self.timeout + self.stale)]
 
     def copier(self, value: Any) -> Callable[[], Any]:
-        """What makes an object for each caller, as if each had read it from the cache."""
+        """What makes an object for each caller, as if each had read it from the cache.
+
+        Raises `TypeError` where none can be made: one object must not reach two callers, who may be two visitors.
+        """
         try:
             stored = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-        except Exception:
-            return lambda: value  # the cache will have refused it, too; callers of one process then share one object
+        except Exception as error:
+            raise TypeError(
+                f"the value of {self.key!r} is a {type(value).__name__}, which cannot be copied for those who share it"
+                f" ({error}); return something that can be pickled: a list instead of a generator, a rendered response"
+            ) from error
         return lambda: pickle.loads(stored)
 
     def complain(self, what: str, error: Exception) -> None:
@@ -78,70 +88,74 @@ class ThreadValues(Entry):
     """For synchronous callers; coroutines in shape only."""
 
     async def fresh(self) -> Any:
-        return self._get(self.key)
+        return self._get(self.version)
 
     async def old(self) -> Any:
-        return self._get(old_key(self.key))
+        return self._get(self.old_version)
 
-    def _get(self, key: str) -> Any:
+    def _get(self, version: Any) -> Any:
         try:
-            return self.cache.get(key, MISSING, version=self.version)
+            return self.cache.get(self.key, MISSING, version=version)
         except InvalidCacheKey:
             raise
         except Exception as error:
             self.complain("read", error)
             return MISSING
 
-    async def put(self, value: Any) -> None:
-        for key, timeout in self.copies():
-            self._set(key, value, timeout)
+    async def put(self, value: Any, *, checked: bool = True) -> None:
+        for version, timeout in self.copies(checked=checked):
+            self._set(version, value, timeout)
 
-    def _set(self, key: str, value: Any, timeout: float | None) -> None:
+    def _set(self, version: Any, value: Any, timeout: float | None) -> None:
         try:
-            self.cache.set(key, value, timeout, version=self.version)
+            self.cache.set(self.key, value, timeout, version=version)
         except Exception as error:
             self.complain("store", error)
 
     async def drop(self) -> None:
-        self.cache.delete_many(self.keys(), version=self.version)
+        for version in (self.version, self.old_version):
+            self.cache.delete(self.key, version=version)
 
 
 class LoopValues(Entry):
     """For tasks: Django's asynchronous cache methods."""
 
     async def fresh(self) -> Any:
-        return await self._get(self.key)
+        return await self._get(self.version)
 
     async def old(self) -> Any:
-        return await self._get(old_key(self.key))
+        return await self._get(self.old_version)
 
-    async def _get(self, key: str) -> Any:
+    async def _get(self, version: Any) -> Any:
         try:
-            return await self.cache.aget(key, MISSING, version=self.version)
+            return await self.cache.aget(self.key, MISSING, version=version)
         except InvalidCacheKey:
             raise
         except Exception as error:
             self.complain("read", error)
             return MISSING
 
-    async def put(self, value: Any) -> None:
-        for key, timeout in self.copies():
-            await self._set(key, value, timeout)
+    async def put(self, value: Any, *, checked: bool = True) -> None:
+        for version, timeout in self.copies(checked=checked):
+            await self._set(version, value, timeout)
 
-    async def _set(self, key: str, value: Any, timeout: float | None) -> None:
+    async def _set(self, version: Any, value: Any, timeout: float | None) -> None:
         try:
-            await self.cache.aset(key, value, timeout, version=self.version)
+            await self.cache.aset(self.key, value, timeout, version=version)
         except Exception as error:
             self.complain("store", error)
 
     async def drop(self) -> None:
-        await self.cache.adelete_many(self.keys(), version=self.version)
+        for version in (self.version, self.old_version):
+            await self.cache.adelete(self.key, version=version)
 
 
 def check_value_key(key: object) -> str:
     """`key` itself, if a value can have it; else a `TypeError` or `ValueError` that says why not."""
-    if not isinstance(key, str):
-        raise TypeError(f"the key of a value is a str, not {type(key).__name__}: {key!r}")
+    if type(key) is not str:
+        if not isinstance(key, str):
+            raise TypeError(f"the key of a value is a str, not {type(key).__name__}: {key!r}")
+        key = str.__str__(key)  # an Enum, say, is formatted otherwise than it compares
     try:
         encode(key)
     except UnicodeEncodeError as error:
@@ -160,6 +174,10 @@ def cache_seconds(name: str, value: Any) -> Any:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be seconds (int, float or timedelta) or None, not {value!r}")
-    if not value > 0:
-        raise ValueError(f"{name} must be more than 0 seconds, not {value!r}: those who wait would find nothing")
+    if not value >= _SHORTEST:
+        raise ValueError(
+            f"{name} must be {_SHORTEST:g} seconds or more, not {value!r}: those who wait would find nothing"
+        )
+    if value > _LONGEST:
+        raise ValueError(f"{name} must be {_LONGEST:.0f} seconds or less, not {value!r}; None is for ever")
     return value

@@ -45,6 +45,7 @@ class RenewedFlight:
     """A flight that we lead: what the renewer keeps alive while we compute. Times are monotonic seconds."""
 
     renew_at = inf
+    changes = 0  # nobody but the renewer moves its end
 
     def __init__(self, names: FlightNames, token: bytes, rules: Rules, deadline: float) -> None:
         self.names = names
@@ -64,7 +65,7 @@ class RenewedFlight:
         """Is it surely still ours?"""
         return not self._lost and time.monotonic() < self._deadline
 
-    def prolong(self, deadline: float) -> None:
+    def prolong(self, deadline: float, changes: int) -> None:
         """It was renewed."""
         self._deadline = deadline
 

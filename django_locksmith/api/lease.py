@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from .. import conf, signals
+from .. import conf, forks, signals
 from ..exceptions import LockLost, LockUnavailable
 from ..policy import locks as lock_policy
 from ..policy.sync_bridge import run_sync
 from ..redis.key_names import decode
 from ..runtime import transactions
-from ..runtime.contexts import LoopContext
 from ..runtime.expiry import tell_in_thread
 from ..runtime.runtime import process
+from . import said_once
+from .loss import news_of_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_locksmith.lock")
 
-_State = Literal["held", "leaving", "lost", "over"]
-_MOST_WARNINGS = 100
+_State = Literal["held", "leaving", "unanswered", "lost", "over"]
+"""`leaving`: a release is under way; `unanswered`: one got no answer, and may be tried again."""
 _changing = threading.Lock()  # for the few lines in which a lease changes its state
 
 
@@ -63,6 +65,7 @@ class Lease:
         "_watched",
         "_why",
         "attempt",
+        "changes",
         "fence",
         "hold_until",
         "key",
@@ -91,8 +94,9 @@ class Lease:
         self.fence = fence
         self._since = since
         self._deadline = deadline
-        self._generation = process.generation
+        self._generation = forks.generation()
         self._state = "held"
+        self.changes = 0
         self._waits_for_commit = False
         self._watched = self._rules.renew or signals.lost.wanted or callable(self._rules.on_lost)
         self.runtime.held.add(self)  # from here on it can be found, and must be whole
@@ -123,7 +127,7 @@ class Lease:
     @property
     def held(self) -> bool:
         """Whether the lock is surely still ours. Asks only the clock, and is always a little ahead of Redis."""
-        return self._state == "held" and time.monotonic() < self._deadline and self._generation == process.generation
+        return self._state == "held" and time.monotonic() < self._deadline and self._generation == forks.generation()
 
     @property
     def remaining(self) -> float:
@@ -145,12 +149,12 @@ class Lease:
             raise self._loss()
 
     def _loss(self) -> LockLost:
-        if self._generation != process.generation:
+        if self._generation != forks.generation():
             why = "it belongs to the process that this one was forked from"
-        elif self._state in ("leaving", "over"):
+        elif self._state in ("leaving", "unanswered", "over"):
             why = "it was released before"
         else:
-            why = self._why or f"its lease of {self.timeout:g} s ran out"
+            why = self._why or self._ran_out
         return LockLost(self.key, why)
 
     # ---- what its holder does
@@ -179,14 +183,20 @@ class Lease:
             else (conf.lease_seconds("additional_time", additional_time), replace)
         )
         self.ensure_held()
+        # Whatever was asked for before this, and is answered only now or later, must not undo it.
+        self.changes = changes = self.changes + 1
+        most = self._deadline + lock_policy.caution(self.timeout) + seconds
         if replace:
             # Should the reply be lost, the server may have set the shorter lease. So we count on no more from here on.
-            self._move_deadline(min(self._deadline, time.monotonic() + seconds - lock_policy.caution(seconds)))
+            most = time.monotonic() + seconds
+            self._move_deadline(min(self._deadline, most - lock_policy.caution(seconds)), changes)
+        self.attempt.lease = max(self.attempt.lease, most - time.monotonic())
         deadline = await lock_policy.extend(context.store, self.attempt, seconds, replace=replace)
         if deadline is None:
             self.lose("Redis did not have it any more when it was to be extended")
             raise self._loss()
-        self._move_deadline(deadline)
+        # Of a server whose clock was set back, more is left than was ever asked for.
+        self._move_deadline(deadline if replace else min(deadline, most), changes)
 
     def release(self) -> bool:
         """Give the lock back; the next waiter gets it at once.
@@ -207,26 +217,33 @@ class Lease:
     async def _release(self, context: Context) -> bool:
         if self._state == "over":
             return False
-        if self._generation != process.generation:
+        if self._generation != forks.generation():
             raise self._loss()
         if context.may_be_in_transaction:
             if self._rules.release == "commit":
                 if transactions_here := transactions.open_here():
                     return self._release_at_the_end_of(transactions_here)
             elif transactions.is_one_open():
-                _warn_of_transaction(self.template or self.key)
-        ours, again = self._state != "lost", self._state == "leaving"
-        in_time = ours and time.monotonic() < self._deadline
-        if ours:
-            # From here on it is not held, whatever the answer: the server may act on a request that we have given up.
-            self._state = "leaving"
+                said_once.warn_once(said_once.RELEASED_BEFORE_COMMIT, self.template or self.key)
+        with _changing:
+            # Of two threads that release it, one does.
+            if self._state in ("leaving", "over"):
+                return False
+            ours, again = self._state != "lost", self._state == "unanswered"
+            in_time = ours and time.monotonic() < self._deadline
+            if ours:
+                # From here on it is not held, whatever the answer: the server may act on a request we have given up.
+                self._state = "leaving"
         if self._watched:
             self._unwatch()
         self.runtime.held.remove(self)
         try:
             freed = await lock_policy.release(context.store, self.attempt, in_time=in_time)
-        except LockUnavailable:
-            raise  # may be tried again
+        except LockUnavailable as trouble:
+            if not in_time and not again:
+                raise self._lost_at_its_end() from trouble
+            self._state = "unanswered"
+            raise
         except BaseException:
             self._state = "over"  # interrupted, and given back all the same
             raise
@@ -236,10 +253,29 @@ class Lease:
             if signals.released.receivers or signals.released.observers:
                 await context.tell(signals.released, lease=self, held_for=time.monotonic() - self._since)
             return True
-        self.lose("Redis did not have it any more when it was released")
+        raise self._lost_at_its_end()
+
+    def _lost_at_its_end(self) -> LockLost:
+        ran_out = time.monotonic() >= self._deadline
+        why = self._ran_out if ran_out else "Redis did not have it any more when it was released"
+        if tell := self._end(why, "leaving"):
+            tell_in_thread([tell])
         loss = self._loss()
         self._state = "over"
-        raise loss
+        return loss
+
+    @property
+    def _ran_out(self) -> str:
+        return f"its lease of {self.timeout:g} s ran out"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to release: it was released, or is known to be lost."""
+        return self._state in ("over", "lost")
+
+    def __del__(self) -> None:
+        if self._state == "held" and not sys.is_finalizing() and self.held:
+            said_once.warn_once(said_once.DROPPED, self.template or self.key)
 
     @property
     def waits_for_commit(self) -> bool:
@@ -283,7 +319,7 @@ class Lease:
         try:
             await self._release(context)
         except LockLost as loss:
-            if self._generation != process.generation:
+            if self._generation != forks.generation():
                 return  # a forked child holds nothing, and so has lost nothing
             if error is not None or quiet or self._rules.on_lost == "log":
                 logger.error("%s", loss)
@@ -299,9 +335,9 @@ class Lease:
 
     # ---- what happens to it
 
-    def prolong(self, deadline: float) -> None:
-        """It was renewed until then (monotonic seconds)."""
-        self._move_deadline(deadline)
+    def prolong(self, deadline: float, changes: int) -> None:
+        """It was renewed until then (monotonic seconds); `changes` as it was when that was asked for."""
+        self._move_deadline(deadline, changes)
 
     def expire(self) -> Callable[[], None] | None:
         """Called when its deadline has come, unless that has moved meanwhile.
@@ -309,7 +345,7 @@ class Lease:
         Returns what tells of the loss, for another thread to call, if somebody wants to hear of it.
         """
         if time.monotonic() >= self._deadline:
-            return self._end(f"its lease of {self.timeout:g} s ran out")
+            return self._end(self._ran_out)
         if self._state == "held":
             process.watch.add(self)
         return None
@@ -326,9 +362,10 @@ class Lease:
         if tell := self._end(why):
             tell_all([tell])
 
-    def _end(self, why: str) -> Callable[[], None] | None:
+    def _end(self, why: str, state: _State = "held") -> Callable[[], None] | None:
         with _changing:
-            if self._state not in ("held", "leaving") or self._generation != process.generation:
+            # While it is being released, only the release says what became of it.
+            if self._state != state or self._generation != forks.generation():
                 return None
             self._state = "lost"
             self._why = why
@@ -336,12 +373,14 @@ class Lease:
         if not self._watched:
             return None
         self._unwatch()
-        return self._news()
+        return news_of_loss(self, why, self._rules.on_lost, self._context)
 
-    def _move_deadline(self, deadline: float) -> None:
+    def _move_deadline(self, deadline: float, changes: int) -> None:
         with _changing:
             if self._state != "held":
                 return
+            if changes != self.changes:  # something else was asked for meanwhile, and who came first is not known
+                deadline = min(deadline, self._deadline)
             nearer, self._deadline = deadline < self._deadline, deadline
         if nearer and self._watched:
             process.watch.add(self)
@@ -351,44 +390,5 @@ class Lease:
         if self._rules.renew:
             self.runtime.renewer().remove(self)
 
-    def _news(self) -> Callable[[], None] | None:
-        on_lost: Any = self._rules.on_lost if callable(self._rules.on_lost) else None
-        if on_lost and isinstance(self._context, LoopContext):
-            # The callback of a task runs in its loop, where it may cancel the task.
-            try:
-                self._context.loop.call_soon_threadsafe(_call, on_lost, self)
-            except RuntimeError:
-                logger.error("the lock %r was lost after its event loop was closed", self.key)
-            on_lost = None
-        if not on_lost and not signals.lost.wanted:
-            return None
-
-        def tell() -> None:
-            if on_lost:
-                _call(on_lost, self)
-            signals.lost.send_robust(None, lease=self, why=self._why)
-
-        return tell
-
     def __repr__(self) -> str:
         return f"<Lease of {self.key!r}: {self._state}, fence {self.fence}, {self.remaining:.1f} s remaining>"
-
-
-_warned: set[str] = set()
-
-
-def _warn_of_transaction(name: str) -> None:
-    if len(_warned) < _MOST_WARNINGS and name not in _warned:
-        _warned.add(name)
-        logger.warning(
-            "the lock %r is released before the COMMIT of the transaction around it: the next holder reads the old"
-            " rows. Take it outside of the transaction, or say release='commit'. (Said once for each lock.)",
-            name,
-        )
-
-
-def _call(on_lost: Any, lease: Lease) -> None:
-    try:
-        on_lost(lease)
-    except Exception:
-        logger.exception("on_lost of the lock %r failed", lease.key)

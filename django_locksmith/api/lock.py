@@ -5,20 +5,20 @@ Each method is there twice, for threads and for tasks. The rules are not: both r
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
-import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..exceptions import LockBusy, LockLost, LocksmithError
+from ..exceptions import LockBusy, LocksmithError
 from ..policy import locks as lock_policy
 from ..policy.sync_bridge import run_sync
 from ..records import Skipped
 from ..redis.key_names import check_key
-from .acquisition import attempt_at, give_up, own_lease, take, wait_this_time
+from . import said_once
+from .acquisition import attempt_at, give_up, take, wait_this_time
 from .decorating import decorated, done
 from .lease import Lease
+from .taken import Taken
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,6 +35,7 @@ logger = logging.getLogger("django_locksmith.lock")
 
 T = TypeVar("T")
 F = TypeVar("F", bound="Callable[..., Any]")
+L = TypeVar("L", bound="Lease | None")
 
 
 class Lock:
@@ -48,7 +49,7 @@ class Lock:
     Everything that asks Redis may raise `LockUnavailable`: it did not answer, or refused.
     """
 
-    __slots__ = ("_cached_rules", "_cached_runtime", "_entered", "_find_runtime", "_options", "key", "template")
+    __slots__ = ("_cached_rules", "_cached_runtime", "_find_runtime", "_options", "_taken", "key", "template")
 
     def __init__(self, find_runtime: Callable[[], Runtime], key: str, options: Options, template: str = "") -> None:
         self._find_runtime = find_runtime
@@ -58,8 +59,7 @@ class Lock:
         # What the settings in force make of it; looked up again when they have changed.
         self._cached_runtime = runtime = find_runtime()
         self._cached_rules = runtime.rules_for(options)
-        # Of the `with` blocks that this object is used for, by threads and tasks, and blocks within blocks.
-        self._entered: list[Lease] = []
+        self._taken = Taken()
 
     # A lock may live as long as the module it stands in, while settings are overridden around it.
 
@@ -117,7 +117,7 @@ class Lock:
         # Ctrl-C may come between the grant and the return. Here, and not in a function that three could share: it may
         # come between that one's return and ours, too.
         try:
-            return _or_none(run_sync(self._take(context, attempt)))
+            return self._keep(_or_none(run_sync(self._take(context, attempt))))
         except LocksmithError:
             raise
         except BaseException:
@@ -132,14 +132,15 @@ class Lock:
     ) -> Lease | None:
         """As `acquire`. Cancelled, it leaves neither the lock nor a place in its queue behind."""
         context = self._runtime.loop()
-        return _or_none(await self._take(context, self._attempt(context, blocking, blocking_timeout, token)))
+        attempt = self._attempt(context, blocking, blocking_timeout, token)
+        return self._keep(_or_none(await self._take(context, attempt)))
 
     def take(self) -> Lease:
         """As `acquire()`, but a lock that is busy raises `LockBusy`, which knows the holder."""
         context = self._runtime.threads()
         attempt = self._attempt(context)
         try:
-            return _or_raise(run_sync(self._take(context, attempt)))
+            return self._keep(_or_raise(run_sync(self._take(context, attempt))))
         except LocksmithError:
             raise
         except BaseException:
@@ -149,7 +150,7 @@ class Lock:
     async def atake(self) -> Lease:
         """As `take`."""
         context = self._runtime.loop()
-        return _or_raise(await self._take(context, self._attempt(context)))
+        return self._keep(_or_raise(await self._take(context, self._attempt(context))))
 
     def __enter__(self) -> Lease:
         context = self._runtime.threads()
@@ -165,7 +166,7 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lease = self._exit(threading.current_thread)
+        lease = self._taken.exit(task=False)
         run_sync(lease.leave(lease.runtime.threads(), error))
 
     async def __aenter__(self) -> Lease:
@@ -175,25 +176,17 @@ class Lock:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lease = self._exit(asyncio.current_task)
+        lease = self._taken.exit(task=True)
         await lease.leave(lease.runtime.loop(), error)
-
-    # A `with` block needs its lease back at its end, by the settings it was taken with: they may be overridden, or put
-    # back, in the middle of the block.
 
     def _enter(self, lease: Lease | LockBusy) -> Lease:
         granted = _or_raise(lease)
-        self._entered.append(granted)
+        self._taken.enter(granted)
         return granted
 
-    def _exit(self, caller: Callable[[], object]) -> Lease:
-        if len(self._entered) == 1:
-            return self._entered.pop(0)  # not the last: others who share this object come and go meanwhile
-        entered = self._entered[::-1]
-        # If nobody of them is the caller, an async generator, say, is finished by another task than began it.
-        this = caller()
-        lease = next((each for each in entered if each.owner is this), entered[0])
-        self._entered.remove(lease)
+    def _keep(self, lease: L) -> L:
+        if lease is not None:
+            self._taken.add(lease)
         return lease
 
     def _attempt(
@@ -203,6 +196,8 @@ class Lock:
         blocking_timeout: conf.Seconds | None = None,
         token: str | None = None,
     ) -> Attempt:
+        if "{" in self.key and not self.template and not self._cached_runtime.deployment().cluster:
+            said_once.warn_of_braces(self.key)
         rules = self._cached_rules  # those of the runtime that the context was just taken from
         wait = rules.wait
         if blocking is not None or blocking_timeout is not None:
@@ -214,17 +209,17 @@ class Lock:
 
     def _give_up(self, context: Context, attempt: Attempt) -> None:
         lease = give_up(self._cached_runtime, context, attempt)
-        if lease is not None and lease in self._entered:
-            self._entered.remove(lease)
+        if lease is not None:
+            self._taken.forget(lease)
 
-    # ---- redis-py's words, about this thread's or task's own lease
+    # ---- redis-py's words, about what this thread or task has taken through this object
 
     def release(self) -> None:
-        """Give back what this thread or task holds.
+        """Give back what this thread or task has taken through this object.
 
         Raises:
-            LockLost: it holds nothing, or not any more.
-            LockUnavailable: Redis gave no usable answer; the lock ends with its lease.
+            LockLost: it has taken nothing, or does not hold it any more.
+            LockUnavailable: Redis gave no usable answer; it is given back later, or ends with its lease.
         """
         self._mine(self._runtime.threads()).release()
 
@@ -233,7 +228,7 @@ class Lock:
         await self._mine(self._runtime.loop()).arelease()
 
     def extend(self, additional_time: conf.Seconds, replace_ttl: bool = False) -> bool:
-        """Prolong what this thread or task holds.
+        """Prolong what this thread or task has taken through this object.
 
         Args:
             additional_time: seconds to add to the lease.
@@ -243,7 +238,7 @@ class Lock:
             `True`, as redis-py's lock does.
 
         Raises:
-            LockLost: it holds nothing, or not any more.
+            LockLost: it has taken nothing, or does not hold it any more.
             LockUnavailable: Redis gave no usable answer; the lease ends no sooner than before.
         """
         self._mine(self._runtime.threads()).extend(additional_time, replace_ttl)
@@ -281,7 +276,7 @@ class Lock:
         return await self._look(self._runtime.loop()) is not None
 
     def owned(self) -> bool:
-        """Whether this thread or task holds it now. Asks Redis."""
+        """Whether this thread or task still holds what it has taken through this object. Asks Redis."""
         return run_sync(self._owned(self._runtime.threads()))
 
     async def aowned(self) -> bool:
@@ -289,7 +284,7 @@ class Lock:
         return await self._owned(self._runtime.loop())
 
     async def _owned(self, context: Context) -> bool:
-        lease = own_lease(self._cached_runtime, context, self.key)
+        lease = self._taken.latest(context)
         if lease is None or not lease.held:
             return False
         info = await self._look(context)
@@ -299,10 +294,7 @@ class Lock:
         return await lock_policy.look(context.store, context.store.names(self.key))
 
     def _mine(self, context: Context) -> Lease:
-        lease = own_lease(self._cached_runtime, context, self.key)
-        if lease is None:
-            raise LockLost(self.key, "this thread or task has no lease of it; use the lease where it was handed over")
-        return lease
+        return self._taken.mine(context, self.key)
 
     # ---- around a function
 

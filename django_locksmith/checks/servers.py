@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..api.service import Locksmith
-    from ..redis.connections import Deployment, Node
+    from ..redis.connections import Deployment
+    from ..redis.node import Node
     from ..runtime.contexts import Context
 
 OLDEST = (6, 2)
@@ -205,6 +206,7 @@ def _trials(lock: bytes, *, cluster: bool, replicas: bool) -> list[tuple[str, tu
     ]
     if cluster:
         trials.append(("scan", (b"SCAN", b"0", b"COUNT", b"1")))
+        trials.append(("asking", (b"ASKING",)))
         # By these, redis-py learns where the keys are.
         trials += [("cluster|slots", (b"CLUSTER", b"SLOTS")), ("command", (b"COMMAND",))]
     else:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from .. import signals
+from .. import forks, signals
 
 if TYPE_CHECKING:
     from ..api.lease import Lease
@@ -150,4 +149,4 @@ def _start_again() -> None:
         observer.start_again()
 
 
-os.register_at_fork(after_in_child=_start_again)
+forks.in_child(_start_again)

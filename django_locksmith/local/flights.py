@@ -8,6 +8,7 @@ in the whole fleet, Redis decides.
 from __future__ import annotations
 
 import threading
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -26,74 +27,110 @@ class LocalFlights:
     def __init__(self, event: type[Event], now: Callable[[], float]) -> None:
         self._event = event
         self._now = now
-        self._flights: dict[bytes, LocalFlight] = {}
-        self._mutex = threading.Lock()
+        self._flights: dict[bytes, _Shared] = {}
+        # A signal handler may come in between, and ask for a value, too.
+        self._mutex = threading.RLock()
 
     def join(self, name: bytes) -> LocalFlight | LocalFollower:
         """The flight of this name, to be led by us if nobody does yet; else our place among its followers."""
+        event = self._event()
         with self._mutex:
             flight = self._flights.get(name)
-            if flight is None:
-                flight = self._flights[name] = LocalFlight(self, name)
-                return flight
-            return flight.follow(self._event())
+            if flight is None or flight.is_abandoned:
+                mine = LocalFlight(self, name)
+                self._flights[name] = mine.shared
+                return mine
+            return flight.follow(event)
 
 
-class LocalFlight:
-    """What the local leader has in hand: it ends the flight, and says with what outcome."""
+ABANDONED = object()
+"""The outcome of a flight whose leader has gone without a word: it was interrupted where no code could see it."""
+
+
+class _Shared:
+    """What the leader and the followers of one flight have in common."""
 
     def __init__(self, flights: LocalFlights, name: bytes) -> None:
-        self._flights = flights
-        self._name = name
-        self._events: list[Event] = []
-        self._in_time: int | None = None
+        self.flights = flights
+        self.name = name
+        self.events: list[Event] = []
+        self.followers = 0
+        self.in_time: int | None = None
         self.outcome: Any = None
-        self.lands = False
-        """Is a value on its way into the cache? Then its flight in Redis ends by itself."""
+        self.leader: weakref.ref[LocalFlight] | None = None
 
     @property
-    def has_followers(self) -> bool:
-        """Does anybody wait for the outcome?"""
-        return bool(self._events)
+    def is_abandoned(self) -> bool:
+        return self.leader is not None and self.leader() is None and self.outcome is None
 
     def follow(self, event: Event) -> LocalFollower:
         """One more follower, who is woken by this event."""
-        self._events.append(event)
-        return LocalFollower(self, event, len(self._events), self._flights._now)
-
-    def is_late(self, number: int) -> bool:
-        """Did the follower of this number come when the outcome was already being looked at?"""
-        return self._in_time is not None and number > self._in_time
-
-    def begin_to_look(self) -> None:
-        """Whatever is found from here on may be out of date for those who come from here on."""
-        with self._flights._mutex:
-            self._in_time = len(self._events)
-
-    def found_nothing(self) -> None:
-        """There will be another look."""
-        self._in_time = None
+        self.events.append(event)
+        self.followers += 1
+        return LocalFollower(self, event, self.followers, self.flights._now)
 
     def end(self, outcome: Any) -> None:
-        """The outcome for all followers; who comes later begins another flight. Harmless if repeated."""
-        with self._flights._mutex:
-            if self._flights._flights.get(self._name) is self:
-                del self._flights._flights[self._name]
+        with self.flights._mutex:
+            if self.flights._flights.get(self.name) is self:
+                del self.flights._flights[self.name]
+            if self.outcome is not None:
+                return
             self.outcome = outcome
-            self._events.reverse()  # first come, first woken
-        for _ in range(self._flights._event.wake_first or len(self._events)):
+            self.events.reverse()  # first come, first woken
+        for _ in range(self.flights._event.wake_first or len(self.events)):
             self.wake_next()
 
     def wake_next(self) -> None:
         """Wake one more follower, if there is one."""
         with suppress(IndexError):
-            self._events.pop().set()
+            self.events.pop().set()
+
+    def wake_next_of_ended(self) -> None:
+        """As `wake_next`, where the outcome is known."""
+        if self.outcome is not None:
+            self.wake_next()
+
+
+class LocalFlight:
+    """What the local leader has in hand: it ends the flight, and says with what outcome.
+
+    Only the leader has it. A leader that loses it without an end, by an interrupt between two lines, abandons the
+    flight: its followers begin another.
+    """
+
+    def __init__(self, flights: LocalFlights, name: bytes) -> None:
+        self.shared = _Shared(flights, name)
+        self.shared.leader = weakref.ref(self)
+        self.lands = False
+        """Is a value on its way into the cache? Then its flight in Redis ends by itself."""
+
+    def __del__(self) -> None:
+        if self.shared.outcome is None:
+            self.shared.end(ABANDONED)
+
+    @property
+    def has_followers(self) -> bool:
+        """Does anybody wait for the outcome?"""
+        return bool(self.shared.events)
+
+    def begin_to_look(self) -> None:
+        """Whatever is found from here on may be out of date for those who come from here on."""
+        with self.shared.flights._mutex:
+            self.shared.in_time = self.shared.followers
+
+    def found_nothing(self) -> None:
+        """There will be another look."""
+        self.shared.in_time = None
+
+    def end(self, outcome: Any) -> None:
+        """The outcome for all followers; who comes later begins another flight. Harmless if repeated."""
+        self.shared.end(outcome)
 
 
 class LocalFollower:
     """One who waits for the outcome of a local flight."""
 
-    def __init__(self, flight: LocalFlight, event: Event, number: int, now: Callable[[], float]) -> None:
+    def __init__(self, flight: _Shared, event: Event, number: int, now: Callable[[], float]) -> None:
         self._flight = flight
         self._event = event
         self._number = number
@@ -102,10 +139,10 @@ class LocalFollower:
     @property
     def is_late(self) -> bool:
         """Is the outcome older than this follower?"""
-        return self._flight.is_late(self._number)
+        return self._flight.in_time is not None and self._number > self._flight.in_time
 
     async def outcome(self, until: float) -> Any:
-        """What the leader says; `None` if that was not known by then (monotonic seconds)."""
+        """What the leader says, or `ABANDONED`; `None` if that was not known by then (monotonic seconds)."""
         flight = self._flight
         try:
             while flight.outcome is None:
@@ -115,5 +152,10 @@ class LocalFollower:
                 await self._event.wait(min(left, _LOOK_EVERY))
             return flight.outcome
         finally:
-            if flight.outcome is not None:
-                flight.wake_next()
+            with flight.flights._mutex:
+                # Who gives up is not woken in place of another.
+                woken = self._event not in flight.events
+                if not woken:
+                    flight.events.remove(self._event)
+            if woken or flight.outcome is not None:
+                flight.wake_next_of_ended()

@@ -25,7 +25,8 @@ class LocalQueues:
         self._event = event
         self._now = now
         self._queues: dict[bytes, list[Ticket]] = {}
-        self._mutex = threading.Lock()
+        # A signal handler may come in between, and take a lock, too.
+        self._mutex = threading.RLock()
 
     def ticket(self, lock: bytes) -> Ticket:
         """A ticket for the queue of this lock, not yet in it."""
@@ -48,13 +49,14 @@ class Ticket:
         queues = self._queues
         with queues._mutex:
             queue = queues._queues.get(self._lock)
+            # First we know the queue, then we are in it: whenever Ctrl-C comes, `leave` finds us.
             if queue is None:
-                self._queue = queues._queues[self._lock] = [self]
-                return True
+                self._queue = queue = queues._queues[self._lock] = []
+            else:
+                self._queue = queue
+                self._event = queues._event()
             queue.append(self)
-            self._queue = queue
-            self._event = queues._event()
-        return False
+            return queue[0] is self
 
     async def wait(self, until: float) -> bool:
         """Wait until we are the first; `False` if we were not by then (monotonic seconds)."""
@@ -74,12 +76,11 @@ class Ticket:
         if queue is None:
             return
         with self._queues._mutex:
-            self._queue = None
-            try:
+            if self in queue:
                 queue.remove(self)
-            except ValueError:
-                return
+            self._queue = None
             if not queue:
-                self._queues._queues.pop(self._lock, None)
+                if self._queues._queues.get(self._lock) is queue:
+                    del self._queues._queues[self._lock]
             elif queue[0]._event is not None:
                 queue[0]._event.set()

@@ -34,14 +34,14 @@ class Values(Protocol):
     async def old(self) -> Any:
         """The copy, which may be out of date, or `MISSING`. Trouble as above."""
 
-    async def put(self, value: Any) -> None:
-        """Store both. Trouble is logged."""
+    async def put(self, value: Any, *, checked: bool = True) -> None:
+        """Store both; a value that may be out of date (not `checked`) alone, and not for long. Trouble is logged."""
 
     async def drop(self) -> None:
         """Delete both."""
 
     def copier(self, value: Any) -> Callable[[], Any]:
-        """What makes copies of a value, as if each were read from the cache."""
+        """What makes copies of a value, as if each were read from the cache. Raises `TypeError` if none can be made."""
 
 
 class LedFlight(Protocol):
@@ -75,11 +75,15 @@ class Call(NamedTuple):
 
 
 class Value(NamedTuple):
-    """The value. `for_guests`: not where it is out of date already. `computed`: by this caller, not found."""
+    """The value. `for_followers`: not where it is out of date already. `computed`: by this caller, not found.
+
+    `copy` makes copies of what was computed.
+    """
 
     value: Any
     for_followers: bool = True
     computed: bool = False
+    copy: Callable[[], Any] | None = None
 
 
 class Copies(NamedTuple):

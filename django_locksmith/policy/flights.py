@@ -6,10 +6,10 @@ computation. Nothing here knows of Redis, Django, asyncio, threads or clocks. Ho
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..exceptions import LockBusy, LockUnavailable, PopulateFailed, RetryLater, ServerTrouble
-from ..local.flights import LocalFlight
+from ..local.flights import ABANDONED, LocalFlight
 from ..redis.messages import NO_REPLY, Follows, Leads, News, NoReply, Paused
 from ..tokens import read_holder
 from .flight_outcomes import MISSING, Copies, Failed, Later, LookAgain, Obtained, ServeOld, TimeOver, Value
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 LANDS_WITHIN = 1.0
 """Seconds for which `void` waits for a value that is already on its way into the cache."""
+REPLICA_LAGS = (0.002, 0.005, 0.02, 0.05)
+"""Seconds between the looks for a value that has just been stored: the cache may be read from replicas."""
+_LONGEST_TEXT = 2000
+"""Characters of an error's text that are told to others: it is kept in Redis, and sent to all who wait."""
 BREATH = 0.05
 """Seconds before Redis is asked again, where listening to it failed."""
 
@@ -56,14 +60,20 @@ async def obtain(flights: FlightStore, local_flights: LocalFlights, call: Call) 
                 call.warn("the old value of %r is served, for a new one could not be computed", outcome.error)
             return Obtained(old, "old")
         if isinstance(outcome, TimeOver) and call.on_timeout == "compute":
-            return Obtained(await call.compute(), "computed")  # not stored: whoever leads stores his own
+            outcome = await _computed(flights, call)
+            if isinstance(outcome, Value):
+                return Obtained(outcome.value, "computed")  # not stored: whoever leads stores its own
+            if isinstance(outcome, Later):
+                await _postpone(flights, call, outcome)
         raise _error(flights, call, outcome)
 
 
 async def _follow_locally(follower: LocalFollower, call: Call) -> Outcome:
-    outcome: Outcome | None = await follower.outcome(call.until)
+    outcome: Any = await follower.outcome(call.until)
     if outcome is None:
         return TimeOver()
+    if outcome is ABANDONED:
+        return LookAgain()
     # A value that was read before we asked may have been invalidated in between.
     return LookAgain() if isinstance(outcome, Copies) and follower.is_late else outcome
 
@@ -116,8 +126,12 @@ async def _lead_locally(flights: FlightStore, call: Call, local: LocalFlight, *,
 def _for_followers(call: Call, local: LocalFlight, outcome: Outcome) -> Outcome:
     if isinstance(outcome, Value):
         # Copied before our caller gets the value, and may change it.
-        wanted = outcome.for_followers and local.has_followers
-        return Copies(call.values.copier(outcome.value)) if wanted else LookAgain()
+        if not (outcome.for_followers and local.has_followers):
+            return LookAgain()
+        try:
+            return Copies(outcome.copy or call.values.copier(outcome.value))
+        except TypeError:
+            return LookAgain()  # a cache that does not pickle what it keeps: each looks for itself
     if isinstance(outcome, (Failed, Later)):
         return outcome._replace(error=None)
     return LookAgain()  # the leader's patience is not theirs
@@ -128,7 +142,7 @@ async def _withdraw(flights: FlightStore, call: Call) -> None:
     try:
         await once_more(flights.land, call.names, call.token, News("void"))
     except LockUnavailable:
-        pass  # it ends with its lease
+        flights.give_back_later(call.names, call.token, call.lease)
 
 
 async def _take_part(flights: FlightStore, call: Call, local: LocalFlight, *, has_old: bool) -> Outcome:
@@ -145,7 +159,9 @@ async def _take_part(flights: FlightStore, call: Call, local: LocalFlight, *, ha
         call.warn("Redis cannot say who computes %r: computing it in this process, too", trouble)
         outcome = await _computed(flights, call)
         if isinstance(outcome, Value):
-            await call.values.put(outcome.value)
+            await call.values.put(outcome.value, checked=False)
+        elif isinstance(outcome, Later):
+            await _postpone(flights, call, outcome)
         return outcome
     if isinstance(answer, Leads):
         return await _lead(flights, call, local, answer)
@@ -182,6 +198,11 @@ async def _follow(flights: FlightStore, call: Call, local: LocalFlight, seen: Fo
                 return _outcome_of(flights, news)
             local.begin_to_look()
             value = await call.values.fresh()
+            for pause in REPLICA_LAGS:
+                if value is not MISSING:
+                    break
+                await flights.sleep(pause)
+                value = await call.values.fresh()
             return LookAgain() if value is MISSING else Value(value)
         if flights.now() >= call.until:
             return TimeOver(seen.leader, seen.left)
@@ -214,11 +235,16 @@ async def _lead(flights: FlightStore, call: Call, local: LocalFlight, leads: Lea
         # A cache goes on storing what it has begun to store. So we go on, too, and end the flight when it is stored.
         return await flights.shielded(_store_or_withdraw(flights, call, outcome, held=flight.held))
     if isinstance(outcome, Later):
-        seconds = max(0.0, outcome.at - flights.now())
-        await _land(flights, call, News("later", "", f"{seconds:.3f}"), seconds)
+        await _postpone(flights, call, outcome)
     elif isinstance(outcome, Failed):
         await _land(flights, call, News("failed", outcome.kind, outcome.message), call.error_ttl)
     return outcome
+
+
+async def _postpone(flights: FlightStore, call: Call, later: Later) -> None:
+    """Nobody is to compute before that, whether or not we lead (any more)."""
+    seconds = max(0.0, later.at - flights.now())
+    await _land(flights, call, News("later", "", f"{seconds:.3f}"), seconds)
 
 
 async def _computed(flights: FlightStore, call: Call) -> Value | Failed | Later:
@@ -228,15 +254,20 @@ async def _computed(flights: FlightStore, call: Call) -> Value | Failed | Later:
         return Later(flights.now() + later.seconds, later)
     except Exception as error:
         kind = type(error)
-        return Failed(f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."), _text(error), error)
-    return Value(value, computed=True)
+        name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+        return Failed(name[:_LONGEST_TEXT], _text(error), error)
+    try:
+        return Value(value, computed=True, copy=call.values.copier(value))
+    except TypeError as error:
+        return Failed("TypeError", _text(error), error)
 
 
 def _text(error: Exception) -> str:
     try:
-        return str(error)
+        text = str(error)
     except Exception:
         return "its text cannot be made"  # which must not hide the error itself
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}... ({len(text)} characters)"
 
 
 async def _store_or_withdraw(flights: FlightStore, call: Call, value: Value, *, held: bool) -> Value:
@@ -257,7 +288,10 @@ async def _store(flights: FlightStore, call: Call, value: Value, *, held: bool) 
         call.warn("Redis cannot say whether the value of %r is still wanted", trouble)
         if not held:
             return out_of_date
-    await call.values.put(value.value)
+        # Somebody may have invalidated it meanwhile, and nobody can say.
+        await call.values.put(value.value, checked=False)
+    else:
+        await call.values.put(value.value)
     if await _land(flights, call, News("landed")):
         return value
     try:

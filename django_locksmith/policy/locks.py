@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..redis.key_names import Names
     from ..redis.lock_store import LockStore
     from ..redis.messages import Answer, Follows, Holding, Mode
-    from ..redis.transport import Connection
+    from ..redis.node import Node
 
 T = TypeVar("T")
 
@@ -37,26 +37,24 @@ LATE_BY = 0.05
 class _Patience:
     """How long to go on asking a server that is in trouble."""
 
-    __slots__ = ("_since", "_store", "_tries", "_until", "server_is_mute")
+    __slots__ = ("_since", "_store", "_tries", "_until", "over")
 
     def __init__(self, store: LockStore, until: float) -> None:
         self._store = store
         self._until = until
         self._since: float | None = None
         self._tries = 0
-        self.server_is_mute = False
+        self.over = False
 
     def restore(self) -> None:
         """The server has answered."""
         self._since = None
         self._tries = 0
-        self.server_is_mute = False
 
     async def wait_or_give_up(self, trouble: ServerTrouble) -> None:
         """Wait a little and return, or raise `LockUnavailable` because this has gone on for too long."""
         now = self._store.now()
         self._tries += 1
-        self.server_is_mute = trouble.mute
         if self._since is None:
             self._since = now
         # A connection that is merely stale, or was cut after the server did its work, costs nothing to replace: that is
@@ -65,6 +63,7 @@ class _Patience:
             return
         left = min(self._until, self._since + OUTAGE) - now
         if left <= 0:
+            self.over = True
             raise _unavailable(trouble) from trouble.error
         await self._store.sleep(min(left, 0.05 * 2 ** min(self._tries, 5) * random.uniform(0.5, 1)))
 
@@ -106,9 +105,12 @@ async def acquire(
             mode = "again"
             left = max(0.0, until - store.now())
     except BaseException as error:
-        # Where the server keeps silent, asking it once more would only double the wait. The request is followed by an
-        # abandon on the same connection (see Transport.call); what is left after that ends with the lease.
-        if not (isinstance(error, LockUnavailable) and patience is not None and patience.server_is_mute):
+        if not attempt.sent:
+            pass  # nothing to give up
+        elif isinstance(error, LockUnavailable) and patience is not None and patience.over:
+            # The server does not answer: to ask it once more would only double the wait.
+            store.abandon_later(attempt)
+        else:
             await store.shielded(withdraw(store, attempt))
         raise
     finally:
@@ -126,7 +128,7 @@ async def withdraw(store: LockStore, attempt: Attempt) -> None:
     try:
         await once_more(store.abandon, attempt)
     except LockUnavailable:
-        pass  # the queue forgets a waiter after ten seconds, the lock ends with its lease
+        store.abandon_later(attempt)
 
 
 async def _wait_in_redis(store: LockStore, attempt: Attempt, until: float, seen: Busy, patience: _Patience) -> Answer:
@@ -182,18 +184,17 @@ def _deadline(store: LockStore, attempt: Attempt, granted_at: float) -> float:
 def caution(lease: float) -> float:
     """Seconds by which a holder stops believing in its lease before the server does.
 
-    For so long the thread that tells of the end may be late, and so far a clock may drift within the lease, before two
-    callers believe in the same lock. Threads of a busy Python process wait many milliseconds for each other.
+    For so long the thread that tells of the end may be late, and so far the two clocks may part within the lease,
+    before two callers believe in the same lock. Threads of a busy Python process wait many milliseconds for each
+    other. A clock that is wrong by up to a second is commonly slewed, by a twelfth at most (chrony); and without that,
+    clocks part by half a second in a thousand at most, each (NTP).
     """
-    return lease / 20 if lease < 5 else 0.25
+    return min(lease / 12, 1.0) + lease / 1000
 
 
 async def _who_has_it(store: LockStore, attempt: Attempt) -> Busy:
     now = store.now()
-    try:
-        info = await store.look(attempt.names)
-    except (ServerTrouble, LockUnavailable):
-        info = None
+    info = await once_more(store.look, attempt.names)
     if info is None or info.holder is None:
         return Busy(now, 0.0, None, "")
     return Busy(now, 0.0, info.remaining, info.holder.token)
@@ -205,17 +206,20 @@ async def release(store: LockStore, attempt: Attempt, *, in_time: bool = True) -
     `in_time`: our lease has surely not ended yet. Cancelled or interrupted, the lock is given back all the same.
     """
     try:
+        sent = False
         try:
             return await store.release(attempt)
         except ServerTrouble as trouble:
             if trouble.mute:
                 raise _unavailable(trouble) from trouble.error
+            sent = trouble.sent
         try:
             # After a lost reply, "not held" means that the first request did its work, if nothing else can have.
-            return await store.release(attempt) or in_time
+            return await store.release(attempt) or (sent and in_time)
         except ServerTrouble as trouble:
             raise _unavailable(trouble) from trouble.error
     except LockUnavailable:
+        store.abandon_later(attempt)
         raise
     except BaseException:
         await store.shielded(withdraw(store, attempt))
@@ -237,14 +241,22 @@ async def extend(store: LockStore, attempt: Attempt, seconds: float, *, replace:
 
 
 async def renew(
-    store: LockStore, connection: Connection, holdings: Sequence[tuple[Holding, float]]
-) -> list[tuple[Renewal, float]]:
-    """Renew holdings of one server for so many seconds each; what became of each, and its new deadline."""
-    try:
-        sent, lefts = await store.renew(connection, [(holding, int(seconds * 1000)) for holding, seconds in holdings])
-    except (ServerTrouble, LockUnavailable):
-        return [(Renewal.UNKNOWN, 0.0)] * len(holdings)
-    return [(Renewal.RENEWED, sent + left - caution(left)) if left else (Renewal.LOST, 0.0) for left in lefts]
+    store: LockStore, node: Node, holdings: Sequence[tuple[Holding, float]]
+) -> list[tuple[Renewal, float | BaseException]]:
+    """Renew holdings of one server for so many seconds each.
+
+    What became of each, and its new deadline, or why that is not known. Raises `ServerTrouble` or `LockUnavailable`
+    where nothing is known of any.
+    """
+    wanted = [(holding, int(seconds * 1000)) for holding, seconds in holdings]
+    sent, lefts = await store.renew(node, wanted)
+    return [_renewal(sent, left) for left in lefts]
+
+
+def _renewal(sent: float, left: float | BaseException) -> tuple[Renewal, float | BaseException]:
+    if isinstance(left, BaseException):
+        return Renewal.UNKNOWN, left
+    return (Renewal.RENEWED, sent + left - caution(left)) if left else (Renewal.LOST, 0.0)
 
 
 async def look(store: LockStore, names: Names) -> LockInfo | None:

@@ -10,14 +10,17 @@ from redis import exceptions as redis_errors
 
 from ..exceptions import ServerTrouble
 from .messages import NO_REPLY
-from .transport import REDIS_ERRORS, SPOILED, Connection, Transport
+from .node import IDLE, TIME
+from .transport import ASKING, FAILURES, REDIS_ERRORS, Connection, Transport, is_spoiled
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from collections.abc import AsyncGenerator, Coroutine
 
     from redis.asyncio.connection import AbstractConnection as RedisAsyncConnection
 
-    from .connections import Deployment, Node
+    from .connections import Deployment
+    from .node import Node
+    from .transport import Undo
 
 T = TypeVar("T")
 
@@ -26,58 +29,98 @@ class AsyncTransport(Transport):
     """Exchanges of one event loop."""
 
     MOST_CALLS = 50  # at one time; the others wait their turn
-    MOST_IDLE = 10  # connections kept for each server
+    MOST_IDLE = MOST_CALLS  # connections kept for each server: to dial takes ten times as long as to ask
 
     def __init__(self, deployment: Deployment) -> None:
         super().__init__(deployment)
         self._loop = asyncio.get_running_loop()
-        self._idle: dict[Node, list[RedisAsyncConnection]] = {}
+        self._idle: dict[Node, list[tuple[RedisAsyncConnection, float]]] = {}
         self._calls = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._reading: dict[RedisAsyncConnection, tuple[float, Callable[[], bytes] | None]] = {}
+        self._reading: dict[RedisAsyncConnection, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[Any]] = set()
         self._closing: AsyncGenerator[None, None] | None = None
 
-    async def call(self, lock: bytes, request: bytes, undo: Callable[[], bytes] | None = None) -> Any:
+    async def call(self, lock: bytes, request: bytes, undo: Undo | None = None) -> Any:
         if self._calls < self.MOST_CALLS:
             self._calls += 1
         else:
-            await self._wait_for_turn()
+            await self._wait_for_turn(lock)
         try:
-            try:
-                node = self.deployment.node_for(lock)
-                idle = self._idle.get(node)
-                conn = idle.pop() if idle else await self._dial(node)
-            except Exception as error:
-                raise await self.trouble(error, lock) from error
-            try:
-                await conn.send_packed_command(request, check_health=False)
-                reply = await self.read(node, conn, undo)
-            except BaseException as error:
-                if not isinstance(error, redis_errors.ResponseError):
-                    await self.shielded(self._undo(node, conn, undo, error))
-                elif isinstance(error, SPOILED):
-                    await conn.disconnect(nowait=True)
-                else:
-                    await self.give_back(node, conn)
-                if isinstance(error, Exception):
-                    raise await self.trouble(error, lock) from error
-                raise
-            await self.give_back(node, conn)
-            return reply
+            return await self._exchange(lock, request, undo)
         finally:
             self._end_turn()
 
-    async def _wait_for_turn(self) -> None:
+    async def _exchange(self, lock: bytes, request: bytes, undo: Undo | None) -> Any:
+        sent = False
+        try:
+            node = self.deployment.node_for(lock)
+            conn = await self._borrow(node)
+        except Exception as error:
+            raise await self.trouble(error, lock) from error
+        try:
+            sent = True
+            if undo is not None:
+                undo.is_sent()
+            await conn.send_packed_command(request, check_health=False)
+            reply = await self.read(node, conn)
+        except BaseException as error:
+            if not isinstance(error, redis_errors.ResponseError):
+                node.clock.forget()
+                if isinstance(error, redis_errors.ConnectionError):
+                    await self._drop_idle(node)  # they have likely been closed with it
+                await self.shielded(self._hang_up(node, conn, None if isinstance(error, FAILURES) else undo))
+            elif is_spoiled(error):
+                await conn.disconnect(nowait=True)
+                await self._drop_idle(node)
+            else:
+                await self.give_back(node, conn)
+            if isinstance(error, redis_errors.AskError) and self.deployment.cluster:
+                return await self._ask_elsewhere(error, lock, request)
+            if isinstance(error, Exception):
+                raise await self.trouble(error, lock, sent=sent) from error
+            raise
+        await self.give_back(node, conn)
+        if self.outage.since is not None:
+            self.outage.over()
+        return reply
+
+    async def _ask_elsewhere(self, ask: redis_errors.AskError, lock: bytes, request: bytes) -> Any:
+        """The key has been moved already, though the rest of its slot has not."""
+        try:
+            node = self.deployment.node_at(ask.host, ask.port)
+            conn = await self._borrow(node)
+            try:
+                await conn.send_packed_command(ASKING + request, check_health=False)
+                await self.read(node, conn)
+                reply = await self.read(node, conn)
+            except BaseException as error:
+                if isinstance(error, redis_errors.ResponseError):
+                    await self.give_back(node, conn)
+                else:
+                    await conn.disconnect(nowait=True)
+                raise
+            await self.give_back(node, conn)
+            return reply
+        except Exception as error:
+            raise await self.trouble(error, lock, sent=True) from error
+
+    async def _wait_for_turn(self, lock: bytes) -> None:
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
+        patience = self.node_for(lock).socket_timeout
         try:
-            await turn
+            await asyncio.wait([turn], timeout=patience)
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if turn.done():
                 self._end_turn()
+            turn.cancel()
             raise
+        if not turn.done():
+            # All who are before us wait for a server that keeps silent: to us it is as silent.
+            turn.cancel()
+            raise ServerTrouble(TimeoutError(f"{self.MOST_CALLS} calls wait for an answer"), mute=True)
 
     def _end_turn(self) -> None:
         while self._waiting:
@@ -87,14 +130,11 @@ class AsyncTransport(Transport):
                 return
         self._calls -= 1
 
-    async def _undo(
-        self, node: Node, conn: RedisAsyncConnection, undo: Callable[[], bytes] | None, error: BaseException
-    ) -> None:
+    async def _hang_up(self, node: Node, conn: RedisAsyncConnection, undo: Undo | None) -> None:
+        """Close it. `undo`: the caller was interrupted, not the connection."""
         try:
-            if isinstance(error, redis_errors.ConnectionError):
-                await self._drop_idle(node)  # they have likely been closed with it
-            elif undo and conn.is_connected:
-                await conn.send_packed_command(undo(), check_health=False)
+            if undo and conn.is_connected:
+                await conn.send_packed_command(undo.request(), check_health=False)
                 # The undo's reply is a number, that of what it undoes a list.
                 while isinstance(await self.read(node, conn), list):
                     continue
@@ -105,9 +145,9 @@ class AsyncTransport(Transport):
 
     # One timer for all reads, instead of one each: it goes off when the oldest that is under way has had its time.
 
-    async def read(self, node: Node, conn: RedisAsyncConnection, undo: Callable[[], bytes] | None = None) -> Any:
-        """The next reply. A server that keeps silent gets what `undo` makes to find when it wakes."""
-        self._reading[conn] = (self._loop.time() + node.socket_timeout, undo)
+    async def read(self, node: Node, conn: RedisAsyncConnection) -> Any:
+        """The next reply. Raises redis-py's `TimeoutError` for a server that keeps silent."""
+        self._reading[conn] = self._loop.time() + node.socket_timeout
         if self._timer is None:
             self._timer = self._loop.call_later(node.socket_timeout, self._end_silent_reads)
         try:
@@ -121,28 +161,44 @@ class AsyncTransport(Transport):
 
     def _end_silent_reads(self) -> None:
         now = self._loop.time()
-        for conn, (until, undo) in list(self._reading.items()):
+        for conn, until in list(self._reading.items()):
             if until <= now:
                 del self._reading[conn]
-                self._in_background(self._hang_up(conn, undo))
-        nearest = min((until for until, _ in self._reading.values()), default=None)
+                self._in_background(conn.disconnect(nowait=True))
+        nearest = min(self._reading.values(), default=None)
         self._timer = None if nearest is None else self._loop.call_at(nearest, self._end_silent_reads)
 
-    async def _hang_up(self, conn: RedisAsyncConnection, undo: Callable[[], bytes] | None) -> None:
-        try:
-            if undo:
-                await conn.send_packed_command(undo(), check_health=False)
-        finally:
-            await conn.disconnect(nowait=True)
-
-    async def trouble(self, error: BaseException, lock: bytes) -> BaseException:
-        explained = self.explain(error, lock)
+    async def trouble(self, error: BaseException, lock: bytes, *, sent: bool = False) -> BaseException:
+        explained = self.explain(error, lock, sent=sent)
         if self.deployment.cluster and isinstance(explained, ServerTrouble):
             try:
                 await asyncio.to_thread(self.deployment.changed)
             except REDIS_ERRORS:
                 pass  # nobody knows yet; the next try will ask again
         return explained
+
+    async def _borrow(self, node: Node) -> RedisAsyncConnection:
+        idle = self._idle.get(node)
+        while idle:
+            conn, since = idle.pop()
+            if await self._is_usable(node, conn, self.now() - since):
+                return conn
+            await conn.disconnect(nowait=True)
+        return await self._dial(node)
+
+    async def _is_usable(self, node: Node, conn: RedisAsyncConnection, idle_for: float) -> bool:
+        if idle_for < IDLE:
+            return True
+        if _has_ended(conn):
+            return False
+        if not 0 < node.health_check_interval < idle_for:
+            return True
+        try:
+            await conn.send_packed_command(TIME, check_health=False)
+            await self.read(node, conn)
+        except FAILURES:
+            return False
+        return True
 
     async def _dial(self, node: Node) -> RedisAsyncConnection:
         await self._close_with_loop()
@@ -151,12 +207,12 @@ class AsyncTransport(Transport):
     async def give_back(self, node: Node, conn: RedisAsyncConnection) -> None:
         idle = self._idle.setdefault(node, [])
         if len(idle) < self.MOST_IDLE:
-            idle.append(conn)
+            idle.append((conn, self.now()))
         else:
             await conn.disconnect(nowait=True)
 
     async def _drop_idle(self, node: Node) -> None:
-        for conn in self._idle.pop(node, []):
+        for conn, _ in self._idle.pop(node, []):
             await conn.disconnect(nowait=True)
 
     async def _close_with_loop(self) -> None:
@@ -181,9 +237,8 @@ class AsyncTransport(Transport):
             self._closing = None
 
     async def connection_to(self, node: Node) -> AsyncConnection:
-        idle = self._idle.get(node)
         try:
-            return AsyncConnection(self, node, idle.pop() if idle else await self._dial(node))
+            return AsyncConnection(self, node, await self._borrow(node))
         except Exception as error:
             raise await self.trouble(error, b"") from error
 
@@ -200,6 +255,14 @@ class AsyncTransport(Transport):
         return task
 
 
+def _has_ended(conn: RedisAsyncConnection) -> bool:
+    # redis-py has no public word for it that would not read. What the loop has seen by now is seen.
+    reader = getattr(conn, "_reader", None)
+    if not conn.is_connected or reader is None:
+        return True
+    return isinstance(reader, asyncio.StreamReader) and (reader.at_eof() or reader.exception() is not None)
+
+
 class AsyncConnection(Connection):
     def __init__(self, transport: AsyncTransport, node: Node, conn: RedisAsyncConnection) -> None:
         self._transport = transport
@@ -211,7 +274,7 @@ class AsyncConnection(Connection):
         try:
             await self._conn.send_packed_command(request, check_health=False)
         except (redis_errors.RedisError, OSError) as error:
-            raise await self._transport.trouble(error, b"") from error
+            raise await self._transport.trouble(error, b"", sent=True) from error
 
     async def read_within(self, seconds: float) -> Any:
         # One read for the whole wait: a cancelled read could lose what has arrived.
@@ -227,7 +290,7 @@ class AsyncConnection(Connection):
                 return await reading
             return await self._transport.read(self._node, self._conn)
         except (redis_errors.RedisError, OSError) as error:
-            raise await self._transport.trouble(error, b"") from error
+            raise await self._transport.trouble(error, b"", sent=True) from error
 
     async def keep(self) -> None:
         await self._transport.give_back(self._node, self._conn)

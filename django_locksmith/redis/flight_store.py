@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from math import ceil, inf
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
+from ..exceptions import ServerTrouble
 from .key_names import decode, names_of_flight
+from .lock_store import TOO_LATE, too_late
 from .lua import JOIN, LAND, LANDING, VOID
 from .messages import Follows, Leads, News, NoReply, Paused
 from .packing import pack, request
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from .key_names import FlightNames
     from .lock_store import LockStore
     from .transport import Connection
@@ -36,8 +39,10 @@ class FlightStore:
 
     async def join(self, names: FlightNames, token: bytes, lease: float) -> Leads | Follows | Paused:
         """Lead the flight, or hear who does, or why nobody may."""
-        arguments = (token, b"%d" % int(lease * 1000))
-        undo = partial(request, LAND, names, token, b"void", b"", b"", b"0", full=True)
+        node = self._transport.node_for(names.lock)
+        valid = await self._store.valid_until(node, names.lock)
+        arguments = (token, b"%d" % int(lease * 1000), b"%d" % valid)
+        undo = _UndoJoin(names, token)
         sent = self.now()
         try:
             reply = await self._transport.call(names.lock, request(JOIN, names, *arguments), undo)
@@ -46,11 +51,25 @@ class FlightStore:
                 await self._transport.call(names.lock, pack(b"SCRIPT", b"LOAD", later.text))
             sent = self.now()
             reply = await self._transport.call(names.lock, request(JOIN, names, *arguments, full=True), undo)
+        except ServerTrouble as trouble:
+            if trouble.sent:
+                self.give_back_later(names, token, lease)
+            raise
+        if reply[0] == TOO_LATE:
+            raise too_late(node)
         if reply[0] == 1:
             return Leads(sent)
         if reply[0] == 2:
             return Paused(reply[1] / 1000, News(*json.loads(decode(reply[2]))))
         return Follows(sent, reply[1] / 1000, decode(reply[2]).removeprefix("landing:"), _bytes(reply[3]))
+
+    def give_back_later(self, names: FlightNames, token: bytes, lease: float) -> None:
+        """We may lead it, or lead it and cannot say so: whoever works in the background ends it."""
+
+        def void(store: LockStore) -> Coroutine[Any, Any, Any]:
+            return FlightStore(store).land(names, token, News("void"))
+
+        self._store.give_back_later(void, lease)
 
     async def landing(self, names: FlightNames, token: bytes) -> bool:
         """About to store the value: is the flight still ours?"""
@@ -80,6 +99,21 @@ class FlightStore:
             await connection.drop()
             raise
         return listener
+
+
+class _UndoJoin:
+    """Ends a flight of ours, or nothing."""
+
+    def __init__(self, names: FlightNames, token: bytes) -> None:
+        self._names = names
+        self._token = token
+
+    def is_sent(self) -> None:
+        """As `Undo`."""
+
+    def request(self) -> bytes:
+        """With its text: nobody may be left to read that the script was not known."""
+        return request(LAND, self._names, self._token, b"void", b"", b"", b"0", full=True)
 
 
 class Listener:

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from contextlib import asynccontextmanager
-from functools import lru_cache, partial
-from math import ceil, inf
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError, TryAgainError
 
-from ..exceptions import LockUnavailable
+from ..exceptions import LockUnavailable, ServerTrouble
 from ..records import LockInfo
 from ..tokens import read_holder
+from . import lock_requests
 from .key_names import decode, encode, glob_escape, is_lock, names_in_cluster, names_on_one_server
-from .lua import ABANDON, ACQUIRE, EXTEND, LOOK, RELEASE, TRY
-from .messages import Answer, Busy, Granted, Mode, Refused
+from .lua import ABANDON, EXTEND, LOOK, LOOK_ALONE, RELEASE, RELEASE_ALONE
+from .messages import Answer, Busy, Granted, Mode, NoReply, Refused
+from .node import TIME
 from .packing import bulk, head, pack, request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
-    from .connections import Node
     from .key_names import Keyring, Names
     from .lua import Script
     from .messages import Attempt, Holding
+    from .node import Node
     from .transport import Connection, Transport
 
-LONG_WAIT = 10.0
-"""As much as a script wants to know of a wait: for so long a waiter counts as alive; a live one is heard of before."""
 _REPLICAS_WITHIN = 1.0
 """Seconds that the replicas have to confirm a grant."""
+TOO_LATE = -2
+_LONGEST_BLOCK = 10.0**8
+"""Seconds; three years are without limit, and Redis takes no more than some 300,000 of them."""
 _PAGE = 500
 _MANY = 1024
+
+
+GivesBack = Callable[["LockStore"], Coroutine[Any, Any, Any]]
+"""What gives back what is not needed any more."""
 
 
 class LockStore:
@@ -45,6 +52,8 @@ class LockStore:
         self.prefix = prefix
         self._call = transport.call
         self.min_replicas = min_replicas
+        self.give_back_later: Callable[[GivesBack, float], None] = _leave_it
+        """Go on trying, in the background and by a store for threads, for so many seconds."""
         # The keys in Redis of a lock, by its key.
         make_names = names_in_cluster if transport.deployment.cluster else names_on_one_server
         self.names = _NamesCache(partial(make_names, prefix)).__getitem__
@@ -56,28 +65,56 @@ class LockStore:
         if self.min_replicas:
             return await self._acquire_with_replicas(attempt, wait, mode)
         lock = attempt.names.lock
+        node = self.transport.node_for(lock)
+        undo = lock_requests.UndoAttempt(attempt)
+        valid = await self.valid_until(node, lock)
         sent = self.now()
-        # The undo is sent with its text: nobody may be left to read that the script was not known.
-        undo = partial(_undo, attempt)
         try:
-            reply = await self._call(lock, _acquire(attempt, wait, mode), undo)
+            reply = await self._call(lock, lock_requests.acquire(attempt, wait, mode, valid), undo)
         except NoScriptError:
             await self._call(lock, pack(b"SCRIPT", b"LOAD", RELEASE.text))  # a release may be its last word, too
+            valid = await self.valid_until(node, lock)
             sent = self.now()
-            reply = await self._call(lock, _acquire(attempt, wait, mode, full=True), undo)
-        return Granted(reply[-1], sent, reply[1] / 1e6) if reply[0] == 1 else _other_answer(reply, sent)
+            reply = await self._call(lock, lock_requests.acquire(attempt, wait, mode, valid, full=True), undo)
+        return self.answer(node, reply, sent)
+
+    async def valid_until(self, node: Node, lock: bytes) -> int:
+        """By the server's clock, in µs: when we shall have given up waiting for the reply to a request sent now."""
+        valid = node.clock.us_at(self.now() + node.socket_timeout)
+        if valid is None:
+            sent = self.now()
+            reply = await self._call(lock, TIME)
+            node.clock.read(sent, self.now(), reply)
+            valid = node.clock.us_at(self.now() + node.socket_timeout)
+            assert valid is not None
+        return valid
+
+    def answer(self, node: Node, reply: list[Any], sent: float) -> Answer:
+        """What a reply of the script that acquires says."""
+        if reply[0] < 0:
+            if reply[0] == TOO_LATE:
+                raise too_late(node)
+            return Refused()
+        server_time = reply[1] / 1e6
+        node.clock.heard(sent, self.now(), server_time)
+        if reply[0] == 1:
+            return Granted(reply[-1], sent, server_time)
+        return Busy(sent, server_time, reply[2] / 1000 if reply[2] >= 0 else None, decode(reply[3]))
 
     async def _acquire_with_replicas(self, attempt: Attempt, wait: float, mode: Mode) -> Answer:
         # WAIT speaks of the writes of its own connection.
-        async with self._connection_to(self.transport.node_for(attempt.names.lock)) as connection:
+        node = self.transport.node_for(attempt.names.lock)
+        valid = await self.valid_until(node, attempt.names.lock)
+        async with self._connection_to(node) as connection:
+            attempt.sent = True
             sent = self.now()
-            await connection.send(_acquire(attempt, wait, mode))
+            await connection.send(lock_requests.acquire(attempt, wait, mode, valid))
             try:
                 reply = await connection.read()
             except NoScriptError:
-                await connection.send(_acquire(attempt, wait, mode, full=True))
+                await connection.send(lock_requests.acquire(attempt, wait, mode, valid, full=True))
                 reply = await connection.read()
-            answer = _answer(reply, sent)
+            answer = self.answer(node, reply, sent)
             if isinstance(answer, Granted):
                 await self.confirm(connection, attempt.names)
             return answer
@@ -85,7 +122,10 @@ class LockStore:
     async def confirm(self, connection: Connection, names: Names) -> None:
         """See that enough replicas have the grant that came over this connection."""
         await connection.send(pack(b"WAIT", b"%d" % self.min_replicas, b"%d" % int(_REPLICAS_WITHIN * 1000)))
-        confirmed = await connection.read()
+        # It may take longer than a reply usually may.
+        confirmed = await connection.read_within(_REPLICAS_WITHIN)
+        if isinstance(confirmed, NoReply):
+            confirmed = await connection.read()
         if confirmed < self.min_replicas:
             raise LockUnavailable(
                 f"the lock {names.key!r} was granted, but only {confirmed} of the {self.min_replicas} replicas that"
@@ -98,12 +138,16 @@ class LockStore:
         wait = min(wait, node.longest_block)
         connection = await self.transport.connection_to(node)
         try:
-            seconds = b"0" if wait == inf else b"%.3f" % max(wait, 0.001)
-            await connection.send(pack(b"BLPOP", attempt.names.baton, seconds) + _acquire(attempt, 0, "claim"))
+            seconds = b"0" if wait > _LONGEST_BLOCK else b"%.3f" % max(wait, 0.001)
+            # The claim needs no time of its own: the queue says for how long its sender is waited for.
+            await connection.send(
+                pack(b"BLPOP", attempt.names.baton, seconds)
+                + lock_requests.acquire(attempt, 0, "claim", lock_requests.EVER)
+            )
         except BaseException:
             await connection.drop()
             raise
-        return BlockedWait(self, connection, attempt)
+        return BlockedWait(self, node, connection, attempt)
 
     async def release(self, attempt: Attempt) -> bool:
         """Give the lock back; `False` if it was not held with this token. Harmless if repeated."""
@@ -113,6 +157,14 @@ class LockStore:
             return bool(await self._call(names.lock, head(RELEASE, names) + token))
         except NoScriptError:
             return bool(await self.run(RELEASE, names, attempt.token))
+        except ServerTrouble as trouble:
+            if not isinstance(trouble.error, TryAgainError):
+                raise
+            return bool(await self.run(RELEASE_ALONE, names, attempt.token))
+
+    def abandon_later(self, attempt: Attempt) -> None:
+        """As `abandon`, in the background, until its lease has ended."""
+        self.give_back_later(lambda store: store.abandon(attempt), attempt.lease)
 
     async def abandon(self, attempt: Attempt) -> None:
         """Leave no trace of a token, whatever became of it: give the lock back, leave the queue, pass the baton on."""
@@ -120,34 +172,74 @@ class LockStore:
 
     async def extend(self, attempt: Attempt, ms: int, mode: Literal["add", "set"]) -> tuple[float, float]:
         """Change the lease; when this was asked, and how many seconds are left from then (0: the lock is lost)."""
+        names = attempt.names
+        node = self.transport.node_for(names.lock)
+        valid = await self.valid_until(node, names.lock)
         sent = self.now()
-        left = await self.run(EXTEND, attempt.names, attempt.token, b"%d" % ms, mode.encode())
+        left = await self.run(EXTEND, names, attempt.token, b"%d" % ms, b"%d" % valid, mode.encode())
+        if left == TOO_LATE:
+            raise too_late(node)
         return sent, left / 1000
 
-    async def renew(self, connection: Connection, leases: Sequence[tuple[Holding, int]]) -> tuple[float, list[float]]:
-        """Renew many leases of one server in one exchange; when this was asked, and the seconds left of each."""
+    async def renew(
+        self, node: Node, leases: Sequence[tuple[Holding, int]]
+    ) -> tuple[float, list[float | BaseException]]:
+        """Renew many leases of one server in one exchange, for so many ms each.
+
+        When this was asked; and of each the seconds left, or the error that its server answered with.
+        """
+        valid = await self.valid_until(node, leases[0][0].names.lock)
         sent = self.now()
-        await connection.send(
-            b"".join(request(EXTEND, attempt.names, attempt.token, b"%d" % ms, b"renew") for attempt, ms in leases)
-        )
-        left = []
-        unknown = False
-        for _ in leases:
-            try:
-                left.append(await connection.read() / 1000)
-            except NoScriptError:  # noqa: PERF203  # each reply must be read, whatever the others are
-                unknown = True
-        if unknown:
-            await connection.send(pack(b"SCRIPT", b"LOAD", EXTEND.text))
-            await connection.read()
-            return await self.renew(connection, leases)
-        return sent, left
+        requests = [
+            request(EXTEND, attempt.names, attempt.token, b"%d" % ms, b"%d" % valid, b"renew") for attempt, ms in leases
+        ]
+        try:
+            left = await self._replies(node, requests)
+        except NoScriptError:
+            await self._replies(node, [pack(b"SCRIPT", b"LOAD", EXTEND.text)])
+            left = await self._replies(node, requests)
+        return sent, [too_late(node) if each == TOO_LATE else _seconds(each) for each in left]
+
+    async def _replies(self, node: Node, requests: list[bytes]) -> list[Any]:
+        """The replies to many requests, or the errors that they were answered with. Raises `NoScriptError`."""
+        try:
+            connection = await self.transport.connection_to(node)
+        except ServerTrouble as trouble:
+            if trouble.mute:
+                raise
+            connection = await self.transport.connection_of_pool(node)  # the server may take no more clients
+        replies: list[Any] = []
+        unknown: NoScriptError | None = None
+        try:
+            await connection.send(b"".join(requests))
+            for _ in requests:
+                try:
+                    replies.append(await connection.read())
+                except NoScriptError as error:  # noqa: PERF203  # each reply must be read
+                    unknown = error
+                except (LockUnavailable, ServerTrouble) as error:
+                    if not isinstance(error.__cause__, ResponseError):
+                        raise
+                    replies.append(error)
+        except BaseException:
+            await connection.drop()
+            raise
+        await connection.keep()
+        if unknown is not None:
+            raise unknown
+        return replies
 
     # ---- looking in
 
     async def look(self, names: Names) -> LockInfo | None:
         """One lock as it is now, or `None` if nobody has it."""
-        return _info(names, await self.run(LOOK, names))
+        try:
+            reply = await self.run(LOOK, names)
+        except ServerTrouble as trouble:
+            if not isinstance(trouble.error, TryAgainError):
+                raise
+            reply = await self.run(LOOK_ALONE, names)
+        return _info(names, reply)
 
     async def keys(self) -> list[str]:
         """The keys of all locks that may be held: what the index says, or, in a cluster, what a scan finds."""
@@ -217,6 +309,10 @@ class LockStore:
         await connection.keep()
 
 
+def _leave_it(work: GivesBack, seconds: float) -> None:
+    """It ends with its lease."""
+
+
 class _NamesCache(dict[str, "Names"]):
     """The names of the locks used of late. A plain dict: `lru_cache` would cost three times as much."""
 
@@ -233,8 +329,9 @@ class _NamesCache(dict[str, "Names"]):
 class BlockedWait:
     """A waiter blocked in Redis, whose claim Redis runs as soon as the baton, or the end of the wait, wakes it."""
 
-    def __init__(self, store: LockStore, connection: Connection, attempt: Attempt) -> None:
+    def __init__(self, store: LockStore, node: Node, connection: Connection, attempt: Attempt) -> None:
         self._store = store
+        self._node = node
         self._connection = connection
         self._attempt = attempt
         # The reply to the BLPOP: the baton, or nil at the end of the wait. The reply to the claim says which it was.
@@ -247,9 +344,9 @@ class BlockedWait:
         try:
             reply = await self._connection.read()
         except NoScriptError:
-            await self._connection.send(_acquire(self._attempt, 0, "claim", full=True))
+            await self._connection.send(lock_requests.acquire(self._attempt, 0, "claim", lock_requests.EVER, full=True))
             reply = await self._connection.read()
-        answer = _answer(reply, sent)
+        answer = self._store.answer(self._node, reply, sent)
         if self._store.min_replicas and isinstance(answer, Granted):
             await self._store.confirm(self._connection, self._attempt.names)
         self.open = False
@@ -262,15 +359,15 @@ class BlockedWait:
         await self._connection.drop()
 
 
-def _answer(reply: list[Any], sent: float) -> Answer:
-    return Granted(reply[-1], sent, reply[1] / 1e6) if reply[0] == 1 else _other_answer(reply, sent)
+def _seconds(reply: Any) -> float | BaseException:
+    return reply if isinstance(reply, BaseException) else float(reply) / 1000
 
 
-def _other_answer(reply: list[Any], sent: float) -> Answer:
-    if reply[0] == 0:
-        left = reply[2] / 1000 if reply[2] >= 0 else None
-        return Busy(sent, reply[1] / 1e6, left, decode(reply[3]))
-    return Refused()
+def too_late(node: Node) -> ServerTrouble:
+    """What a request is that reached the server when it was not valid any more."""
+    # Slower than we waited, or what we know of its clock is not true any more: it is asked before the next request.
+    node.clock.forget()
+    return ServerTrouble(TimeoutError("a request reached Redis after its time"))
 
 
 def _info(names: Names, reply: list[Any]) -> LockInfo | None:
@@ -289,27 +386,3 @@ def _info(names: Names, reply: list[Any]) -> LockInfo | None:
         fence=minted,
         waiters=waiters,
     )
-
-
-# ---- requests
-
-
-@lru_cache(maxsize=256)
-def _lease_ms(seconds: float) -> bytes:
-    return bulk(b"%d" % int(seconds * 1000))
-
-
-_LONG_WAIT_MS = bulk(b"%d" % (LONG_WAIT * 1000))
-_MODES: dict[Mode, bytes] = {mode: bulk(mode.encode()) for mode in ("try", "again", "claim", "probe")}
-
-
-def _acquire(attempt: Attempt, wait: float, mode: Mode, *, full: bool = False) -> bytes:
-    attempt.packed = token = bulk(attempt.token)
-    if mode == "try" and wait >= LONG_WAIT:
-        return head(TRY, attempt.names, full) + token + _lease_ms(attempt.lease)
-    wait_ms = _LONG_WAIT_MS if wait >= LONG_WAIT else bulk(b"%d" % ceil(wait * 1000))
-    return b"".join((head(ACQUIRE, attempt.names, full), token, _lease_ms(attempt.lease), wait_ms, _MODES[mode]))
-
-
-def _undo(attempt: Attempt) -> bytes:
-    return request(ABANDON, attempt.names, attempt.token, b"1", full=True)

@@ -19,7 +19,7 @@ class Attempt:
     The token exists before the first byte is sent: whatever is lost on the way, it can be asked for, or taken back.
     """
 
-    __slots__ = ("lease", "names", "packed", "token", "wait")
+    __slots__ = ("lease", "names", "packed", "sent", "token", "wait")
 
     def __init__(self, names: Names, token: bytes, lease: float, wait: float) -> None:
         self.names = names
@@ -27,6 +27,7 @@ class Attempt:
         self.packed = b""  # the store keeps the token here as it sends it
         self.lease = lease
         self.wait = wait
+        self.sent = False  # may Redis know the token?
 
 
 class Holding(Protocol):

@@ -31,7 +31,8 @@ def head(script: Script, names: Keyring, full: bool = False) -> bytes:
 
 
 def _head(script: Script, names: Keyring, *command: bytes) -> bytes:
-    parts = (*command, b"%d" % len(names.keys), *names.keys)
+    keys = names.keys[: script.keys]
+    parts = (*command, b"%d" % len(keys), *keys)
     return b"*%d\r\n%b" % (len(parts) + script.arguments, b"".join(map(bulk, parts)))
 
 

@@ -10,20 +10,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from redis import exceptions as redis_errors
 
 from ..exceptions import ServerTrouble
-from .connections import is_open
 from .messages import NO_REPLY
-from .transport import REDIS_ERRORS, SILENCE, SPOILED, Connection, Transport
+from .node import is_open
+from .transport import ASKING, FAILURES, REDIS_ERRORS, Connection, Transport, is_spoiled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
 
-    from .connections import Deployment, Node, RedisConnection
+    from .connections import Deployment
+    from .node import Node, RedisConnection
+    from .transport import Undo
 
 T = TypeVar("T")
-
-
-_FRESH = 1.0
-"""Seconds for which an idle connection is taken to be open."""
 
 
 @lru_cache(maxsize=16)
@@ -39,43 +37,69 @@ class SyncTransport(Transport):
         super().__init__(deployment)
         self._idle: dict[Node, list[tuple[RedisConnection, float]]] = {}
 
-    async def call(self, lock: bytes, request: bytes, undo: Callable[[], bytes] | None = None) -> Any:
+    async def call(self, lock: bytes, request: bytes, undo: Undo | None = None) -> Any:
+        sent = False
         try:
             node = self.deployment.node_for(lock)
             conn = node.borrow()
         except Exception as error:
             raise self.trouble(error, lock) from error
         try:
+            sent = True
+            if undo is not None:
+                undo.is_sent()
             conn.send_packed_command((request,), check_health=False)
             reply = conn.read_response(disconnect_on_error=False)
         except BaseException as error:
             if not isinstance(error, redis_errors.ResponseError):
-                self._undo(conn, undo, error)
-            elif isinstance(error, SPOILED):
+                node.clock.forget()
+                self._hang_up(conn, None if isinstance(error, FAILURES) else undo)
+            elif is_spoiled(error):
                 conn.disconnect()
             node.give_back(conn)
+            if isinstance(error, redis_errors.AskError) and self.deployment.cluster:
+                return await self._ask_elsewhere(error, lock, request)
             if isinstance(error, Exception):
-                raise self.trouble(error, lock) from error
+                raise self.trouble(error, lock, sent=sent) from error
             raise
         node.give_back(conn)
+        if self.outage.since is not None:
+            self.outage.over()
         return reply
 
-    def _undo(self, conn: RedisConnection, undo: Callable[[], bytes] | None, error: BaseException) -> None:
+    async def _ask_elsewhere(self, ask: redis_errors.AskError, lock: bytes, request: bytes) -> Any:
+        """The key has been moved already, though the rest of its slot has not."""
         try:
-            if undo and not isinstance(error, redis_errors.ConnectionError) and is_open(conn):
-                conn.send_packed_command((undo(),), check_health=False)
-                # The undo's reply is a number, that of what it undoes a list. A silent server is not waited for.
-                while not isinstance(error, SILENCE) and isinstance(
-                    conn.read_response(disconnect_on_error=False), list
-                ):
+            node = self.deployment.node_at(ask.host, ask.port)
+            conn = node.borrow()
+            try:
+                conn.send_packed_command((ASKING + request,), check_health=False)
+                conn.read_response(disconnect_on_error=False)
+                return conn.read_response(disconnect_on_error=False)
+            except BaseException as error:
+                if not isinstance(error, redis_errors.ResponseError):
+                    conn.disconnect()
+                raise
+            finally:
+                node.give_back(conn)
+        except Exception as error:
+            raise self.trouble(error, lock, sent=True) from error
+
+    def _hang_up(self, conn: RedisConnection, undo: Undo | None) -> None:
+        """Close it. `undo`: the caller was interrupted, not the connection."""
+        try:
+            if undo and is_open(conn):
+                conn.send_packed_command((undo.request(),), check_health=False)
+                # The undo's reply is a number, that of what it undoes a list.
+                while isinstance(conn.read_response(disconnect_on_error=False), list):
                     continue
         except redis_errors.RedisError:
             pass  # not confirmed; the policy tries another connection, and the lease ends in any case
         finally:
             conn.disconnect()
 
-    def trouble(self, error: BaseException, lock: bytes) -> BaseException:
-        explained = self.explain(error, lock)
+    def trouble(self, error: BaseException, lock: bytes, *, sent: bool = False) -> BaseException:
+        explained = self.explain(error, lock, sent=sent)
         if self.deployment.cluster and isinstance(explained, ServerTrouble):
             try:
                 self.deployment.changed()
@@ -87,12 +111,17 @@ class SyncTransport(Transport):
         idle = self._idle.setdefault(node, [])
         while idle:
             conn, since = idle.pop()
-            # A connection that was just used is not checked: should it be closed all the same, asking again is cheap.
-            if self.now() - since < _FRESH or not _has_ended(conn):
+            if node.is_usable(conn, self.now() - since):
                 return SyncConnection(self, conn, idle)
             conn.disconnect()
         try:
             return SyncConnection(self, node.dial(), idle)
+        except redis_errors.RedisError as error:
+            raise self.trouble(error, b"") from error
+
+    async def connection_of_pool(self, node: Node) -> SyncConnection:
+        try:
+            return _PoolConnection(self, node)
         except redis_errors.RedisError as error:
             raise self.trouble(error, b"") from error
 
@@ -108,13 +137,6 @@ class SyncTransport(Transport):
                 idle.pop()[0].disconnect()
 
 
-def _has_ended(conn: RedisConnection) -> bool:
-    try:
-        return conn.can_read(0)  # nothing was asked, so all that can be read is the end of the connection
-    except redis_errors.RedisError:
-        return True
-
-
 class SyncConnection(Connection):
     def __init__(
         self, transport: SyncTransport, conn: RedisConnection, idle: list[tuple[RedisConnection, float]]
@@ -127,7 +149,7 @@ class SyncConnection(Connection):
         try:
             self._conn.send_packed_command((request,), check_health=False)
         except redis_errors.RedisError as error:
-            raise self._transport.trouble(error, b"") from error
+            raise self._transport.trouble(error, b"", sent=True) from error
 
     async def read_within(self, seconds: float) -> Any:
         try:
@@ -138,17 +160,32 @@ class SyncConnection(Connection):
         except redis_errors.TimeoutError:
             return NO_REPLY
         except redis_errors.RedisError as error:
-            raise self._transport.trouble(error, b"") from error
+            raise self._transport.trouble(error, b"", sent=True) from error
         return await self.read()
 
     async def read(self) -> Any:
         try:
             return self._conn.read_response(disconnect_on_error=False)
         except redis_errors.RedisError as error:
-            raise self._transport.trouble(error, b"") from error
+            raise self._transport.trouble(error, b"", sent=True) from error
 
     async def keep(self) -> None:
         self._idle.append((self._conn, self._transport.now()))
 
     async def drop(self) -> None:
         self._conn.disconnect()
+
+
+class _PoolConnection(SyncConnection):
+    """One of the pool's, lent for a moment."""
+
+    def __init__(self, transport: SyncTransport, node: Node) -> None:
+        super().__init__(transport, node.borrow(), [])
+        self._node = node
+
+    async def keep(self) -> None:
+        self._node.give_back(self._conn)
+
+    async def drop(self) -> None:
+        self._conn.disconnect()
+        self._node.give_back(self._conn)

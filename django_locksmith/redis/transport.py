@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redis import exceptions as redis_errors
 
 from ..exceptions import LockUnavailable, ServerTrouble
+from .packing import pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
 
-    from .connections import Deployment, Node
+    from .connections import Deployment
+    from .node import Node
 
 T = TypeVar("T")
 
@@ -35,9 +37,55 @@ _PASSING = (
     redis_errors.AskError,
     redis_errors.RedisClusterException,
 )
+FAILURES = (redis_errors.RedisError, *SILENCE, OSError)
+"""How connections fail; all else comes from outside, and interrupts a caller."""
 _REFUSALS = (redis_errors.AuthenticationError, redis_errors.AuthorizationError)
 # Failures after which the server, or what we know of it, is not the right one any more.
-SPOILED = (redis_errors.ReadOnlyError, redis_errors.MovedError, redis_errors.MasterDownError)
+_SPOILED = (redis_errors.ReadOnlyError, redis_errors.MovedError, redis_errors.MasterDownError)
+
+_PASSING_STATES = (
+    "UNBLOCKED",  # a primary that is made a replica ends the waits of its clients
+    "NOREPLICAS",  # min-replicas-to-write, until a replica has connected, as after a failover
+    "BUSY ",  # somebody's script, or module, has run for long
+    "LOADING",
+    "READONLY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+)
+"""What servers begin an error with, while they are in a state that passes by itself; redis-py has no class for some."""
+
+
+def passing_state(error: BaseException) -> str | None:
+    """The state of the server that this error tells of, if it is one that passes by itself.
+
+    Redis before 7 wraps what a command of a script was refused for into an error of its own.
+    """
+    text = str(error)
+    if text.startswith(_PASSING_STATES):
+        return text.split(" ", 1)[0]
+    if "rror running script" in text:
+        return next((state.strip() for state in _PASSING_STATES if f"-{state.strip()} " in f"{text} "), None)
+    return None
+
+
+def is_spoiled(error: BaseException) -> bool:
+    """Is the server at the end of this connection not the right one any more?"""
+    return isinstance(error, _SPOILED) or passing_state(error) in ("READONLY", "MASTERDOWN")
+
+
+ASKING = pack(b"ASKING")
+"""Before a request to the node that a key of a slot under migration has been moved to."""
+
+
+class Undo(Protocol):
+    """What undoes a request."""
+
+    def is_sent(self) -> None:
+        """The request goes out: from here on there may be something to undo."""
+
+    def request(self) -> bytes:
+        """What is to be sent behind it."""
 
 
 class Connection(ABC):
@@ -71,18 +119,23 @@ class Transport(ABC):
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
+        self.outage = deployment.outage
 
     @abstractmethod
-    async def call(self, lock: bytes, request: bytes, undo: Callable[[], bytes] | None = None) -> Any:
+    async def call(self, lock: bytes, request: bytes, undo: Undo | None = None) -> Any:
         """One request on a shared connection to the server that owns `lock`, and its reply.
 
-        Where the reply stays unknown, what `undo` makes is sent behind the request, on the same connection: whenever
-        the server gets to the one, it gets to the other.
+        Should the caller be interrupted, what `undo` makes is sent behind the request, on the same connection. After a
+        timeout nothing is: what must not come late says so itself (`server_clock.py`).
         """
 
     @abstractmethod
     async def connection_to(self, node: Node) -> Connection:
         """A connection to wait on, to this server."""
+
+    async def connection_of_pool(self, node: Node) -> Connection:
+        """As `connection_to`, where none can be made any more."""
+        return await self.connection_to(node)
 
     @abstractmethod
     async def sleep(self, seconds: float) -> None:
@@ -110,8 +163,11 @@ class Transport(ABC):
         except REDIS_ERRORS as error:
             raise self.explain(error, b"") from error
 
-    def explain(self, error: BaseException, lock: bytes) -> BaseException:
-        """The error of this package that a redis-py error stands for; others as they are."""
+    def explain(self, error: BaseException, lock: bytes, *, sent: bool = False) -> BaseException:
+        """The error of this package that a redis-py error stands for; others as they are.
+
+        `sent`: the request may have reached the server.
+        """
         if isinstance(error, redis_errors.NoScriptError) or not isinstance(error, (redis_errors.RedisError, *_PASSING)):
             return error
         if isinstance(error, redis_errors.MovedError) and not self.deployment.cluster:
@@ -120,9 +176,12 @@ class Transport(ABC):
                 " redis+cluster:// URL, or a CONNECTION_FACTORY that makes a redis.cluster.RedisCluster"
             )
         # A primary that is made a replica ends the waits of its clients by this; redis-py has no class for it.
-        unblocked = str(error).startswith("UNBLOCKED")
-        if unblocked or (isinstance(error, _PASSING) and not isinstance(error, _REFUSALS)):
-            return ServerTrouble(error, mute=isinstance(error, SILENCE))
+        passing = isinstance(error, _PASSING) or passing_state(error) is not None
+        if passing and not isinstance(error, _REFUSALS):
+            # An error that the server answered with says that it did nothing.
+            sent = sent and not isinstance(error, redis_errors.ResponseError)
+            self.outage.failed(error)
+            return ServerTrouble(error, mute=isinstance(error, SILENCE), sent=sent)
         if str(error).startswith("WRONGTYPE"):
             name = lock.decode("utf-8", "replace")
             return LockUnavailable(

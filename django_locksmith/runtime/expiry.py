@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import weakref
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
+from .clockwork import Clockwork
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+logger = logging.getLogger("django_locksmith.lock")
 
 
 def tell_in_thread(news: Sequence[Callable[[], None]]) -> None:
@@ -17,9 +22,15 @@ def tell_in_thread(news: Sequence[Callable[[], None]]) -> None:
 
     def tell_all() -> None:
         for tell in news:
-            tell()
+            try:
+                tell()
+            except Exception:  # noqa: PERF203  # one receiver's failure is not the others'
+                logger.exception("a loss could not be told of")
 
-    threading.Thread(target=tell_all, name="locksmith-lost", daemon=True).start()
+    try:
+        threading.Thread(target=tell_all, name="locksmith-lost", daemon=True).start()
+    except RuntimeError:  # no more threads: late is better than never
+        tell_all()
 
 
 class Expiring(Protocol):
@@ -42,55 +53,38 @@ class Watch:
 
     def __init__(self) -> None:
         self._leases: dict[int, weakref.ref[Expiring]] = {}
-        self._wakes_at = inf
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._mutex = threading.Lock()
+        self._clockwork = Clockwork("locksmith-watch", self._tell_of_the_due)
 
     def add(self, lease: Expiring) -> None:
         """Watch this lease; also to be called when its deadline moves nearer."""
-        with self._changed:
+        with self._mutex:
             self._leases[id(lease)] = weakref.ref(lease)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="locksmith-watch", daemon=True)
-                self._thread.start()
-            if lease.deadline < self._wakes_at:
-                self._wakes_at = lease.deadline
-                self._changed.notify()
+        self._clockwork.due_at(lease.deadline)
 
     def remove(self, lease: Expiring) -> None:
         """Watch it no more."""
-        with self._changed:
+        with self._mutex:
             self._leases.pop(id(lease), None)
 
-    def _run(self) -> None:
-        while True:
-            self._tell_next()
-
-    def _tell_next(self) -> None:
-        # A function of its own, so that the thread holds no lease while it sleeps in the next call.
-        news = [tell for lease in self._wait_for_due() if (tell := lease.expire())]
+    def _tell_of_the_due(self) -> float:
+        due, nearest = self._look(time.monotonic())
         # One thread for all that ended together, not one each: a hundred threads take long to start.
-        if news:
+        if news := [tell for lease in due if (tell := lease.expire())]:
             tell_in_thread(news)
-
-    def _wait_for_due(self) -> list[Expiring]:
-        with self._changed:
-            while True:
-                due, self._wakes_at = self._look(time.monotonic())
-                if due:
-                    return due
-                self._changed.wait(None if self._wakes_at == inf else max(0.0, self._wakes_at - time.monotonic()))
+        return nearest
 
     def _look(self, now: float) -> tuple[list[Expiring], float]:
         due: list[Expiring] = []
         nearest = inf
-        for name, reference in list(self._leases.items()):
-            lease = reference()
-            if lease is None:
-                del self._leases[name]
-            elif lease.deadline <= now:
-                del self._leases[name]
-                due.append(lease)
-            else:
-                nearest = min(nearest, lease.deadline)
+        with self._mutex:
+            for name, reference in list(self._leases.items()):
+                lease = reference()
+                if lease is None:
+                    del self._leases[name]
+                elif lease.deadline <= now:
+                    del self._leases[name]
+                    due.append(lease)
+                else:
+                    nearest = min(nearest, lease.deadline)
         return due, nearest

@@ -121,6 +121,11 @@ def _with_choices(rules: Rules, options: Options) -> Rules:
         raise ValueError(f"on_lost must be 'raise', 'log' or a callable, not {on_lost!r}")
     if not isinstance(label, str):
         raise TypeError(f"label must be a str, not {label!r}")
+    try:
+        label.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"label {label!r} cannot be written as UTF-8: {error.reason}") from error
+    label = str.__str__(label)
     if release not in ("now", "commit"):
         raise ValueError(f"release must be 'now' or 'commit', not {release!r}")
     return replace(rules, on_busy=on_busy, on_lost=on_lost, label=label, release=release)

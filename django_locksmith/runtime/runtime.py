@@ -6,18 +6,19 @@ After a fork, the child starts with nothing: it owns no lease that its parent he
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .. import forks
 from ..policy.sync_bridge import run_sync
 from ..redis.async_transport import AsyncTransport
 from ..redis.connections import Deployment, open_deployment
-from ..redis.lock_store import LockStore
+from ..redis.lock_store import GivesBack, LockStore
 from ..redis.sync_transport import SyncTransport
 from .contexts import LoopContext, ThreadContext
 from .expiry import Watch
+from .giving_back import GivingBack
 from .held_leases import HeldLeases
 from .options import Defaults
 from .renewal import Renewer
@@ -48,7 +49,6 @@ class Process:
     """What all services of a process share."""
 
     def __init__(self) -> None:
-        self.generation = 0
         self.watch = Watch()
         self.runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
         self.substitutes: list[Substitute] = []  # the last is in force
@@ -56,7 +56,6 @@ class Process:
 
     def start_again(self) -> None:
         """In a forked child."""
-        self.generation += 1
         # The parent's connections and threads are kept out of reach but alive: closing them here, or letting them be
         # collected, would pull them out of the parent's event loop.
         self._inherited.append(self.watch)
@@ -68,7 +67,7 @@ class Process:
 
 
 process = Process()
-os.register_at_fork(after_in_child=process.start_again)
+forks.in_child(process.start_again)
 
 
 class Runtime:
@@ -89,6 +88,7 @@ class Runtime:
         self._threads: ThreadContext | None = None
         self._loops: dict[asyncio.AbstractEventLoop, LoopContext] = {}
         self._renewer: Renewer | None = None
+        self._giving_back: GivingBack | None = None
         self.held: HeldLeases[Any] = HeldLeases()
 
     def start_again(self) -> object:
@@ -109,6 +109,7 @@ class Runtime:
 
     def threads(self) -> ThreadContext:
         """What synchronous callers share."""
+        forks.generation()
         if self._threads is None:
             deployment = self.deployment()
             with self._mutex:
@@ -118,6 +119,7 @@ class Runtime:
 
     def loop(self) -> LoopContext:
         """What the tasks of the running event loop share."""
+        forks.generation()
         running = asyncio.get_running_loop()
         context = self._loops.get(running)
         if context is None:
@@ -129,9 +131,19 @@ class Runtime:
         return context
 
     def _store(self, transport: SyncTransport | AsyncTransport) -> LockStore:
-        return LockStore(
+        store = LockStore(
             transport, self.settings.prefix, self.settings.min_replicas if transport.deployment.has_replicas else 0
         )
+        store.give_back_later = self._give_back_later
+        return store
+
+    def _give_back_later(self, work: GivesBack, seconds: float) -> None:
+        if self._giving_back is None:
+            store = self.threads().store
+            with self._mutex:
+                if self._giving_back is None:
+                    self._giving_back = GivingBack(store)
+        self._giving_back.add(work, seconds)
 
     def renewer(self) -> Renewer:
         """Who keeps leases alive."""
@@ -146,6 +158,8 @@ class Runtime:
         """Nobody will use it any more: end its thread, and close its connections."""
         if self._renewer is not None:
             self._renewer.end()
+        if self._giving_back is not None:
+            self._giving_back.end()
         if self._threads is not None:
             run_sync(self._threads.store.transport.close())
         for context in list(self._loops.values()):

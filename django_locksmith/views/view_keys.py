@@ -11,7 +11,7 @@ from django.core.exceptions import BadRequest
 from django.utils.crypto import salted_hmac
 
 from ..api.functions import dotted_name
-from ..api.key_templates import roots_of
+from ..api.key_templates import KeyTemplate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,8 @@ class ViewKey:
         self._key = key
         self._name = dotted_name(view)
         if isinstance(key, str):
-            self._roots = set(roots_of(key, self._name))
+            self._made_by = KeyTemplate(key, self._name)
+            self._roots = set(self._made_by.roots)
             self.template = key
         else:
             self._roots = set()
@@ -56,7 +57,7 @@ class ViewKey:
             values["user"] = _who(request, user)
         values.update(kwargs)
         try:
-            return self._key.format(*args, **values)
+            return self._made_by.make(args, values)
         except BadRequest:
             raise
         except Exception as error:

@@ -302,7 +302,7 @@ class CachedValues:
     async def old(self) -> Any:
         return MISSING
 
-    async def put(self, value: Any) -> None:
+    async def put(self, value: Any, *, checked: bool = True) -> None:
         await self._life.step()
         self._world.entries["fresh"] = value
         await self._life.step()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.helpers.callers import Caller
     from tests.helpers.deployments import Deployment
 
-OLD = ":locksmith-old"
+OLD = "locksmith-old-1"  # the version of the copy
 
 
 class Crowd:
@@ -61,7 +61,7 @@ def outcomes(answers: list[list[Future[Any]]]) -> list[Any]:
 def let_go_of_old_values(key: str = "a") -> None:
     """As if the timeout of the value were over, but not that of its old copy."""
     cache.delete(key)
-    assert cache.get(key + OLD) is not None
+    assert cache.get(key, version=OLD) is not None
 
 
 # ---- one computes, all others wait
@@ -117,11 +117,11 @@ def test_timeouts_are_kept(deployment: Deployment, caller: Caller, service: Lock
     caller.get(service, "c", 1, None, stale=40)
     caller.get(service, "d", 1)
     assert is_left(cache.ttl("a"), 60, since, early=2)
-    assert is_left(cache.ttl("a" + OLD), 100, since, early=2)
+    assert is_left(cache.ttl("a", version=OLD), 100, since, early=2)
     assert is_left(cache.ttl("b"), 60, since, early=2)
     assert cache.ttl("c") is None
     assert is_left(cache.ttl("d"), 300, since, early=2)
-    assert [key for key in ("b", "c", "d") if cache.get(key + OLD) is not None] == []
+    assert [key for key in ("b", "c", "d") if cache.get(key, version=OLD) is not None] == []
 
 
 def test_scripts_are_loaded_again(deployment: Deployment, caller: Caller) -> None:
@@ -245,7 +245,7 @@ def test_old_value_while_one_computes(deployment: Deployment, caller: Caller) ->
     assert leader.result(10) == {"n": 2}
     assert [caller.get(service, "a", default, 60, stale=60) for service in services] == [{"n": 2}] * 3
     assert origin.calls == 2
-    assert cache.get("a" + OLD) == {"n": 2}
+    assert cache.get("a", version=OLD) == {"n": 2}
 
 
 def test_who_keeps_no_old_value_waits(deployment: Deployment, caller: Caller, service: Locksmith) -> None:
@@ -417,8 +417,8 @@ def test_invalidate_deletes(deployment: Deployment, caller: Caller, service: Loc
     caller.get(service, "b", 2, 60, stale=60)
     caller.invalidate(service, "a")
     caller.invalidate(service, "nothing")
-    assert (cache.get("a"), cache.get("a" + OLD)) == (None, None)
-    assert (cache.get("b"), cache.get("b" + OLD)) == (2, 2)
+    assert (cache.get("a"), cache.get("a", version=OLD)) == (None, None)
+    assert (cache.get("b"), cache.get("b", version=OLD)) == (2, 2)
 
 
 def test_invalidate_during_a_flight(deployment: Deployment, caller: Caller, service: Locksmith) -> None:
@@ -446,7 +446,7 @@ def test_invalidated_value_does_not_come_back(deployment: Deployment, caller: Ca
     caller.invalidate(Locksmith(), "a")
     origin.let_all_go()
     assert leader.result(10) == "old"
-    assert (cache.get("a"), cache.get("a" + OLD)) == (None, None)
+    assert (cache.get("a"), cache.get("a", version=OLD)) == (None, None)
 
 
 # ---- a computation that needs other values

@@ -141,7 +141,7 @@ def test_decorated_invalidate(valkey: Deployment) -> None:
 
     load(1), load(2)
     load.invalidate(1)  # type: ignore[attr-defined]
-    assert (cache.get("n:1"), cache.get("n:1:locksmith-old"), cache.get("n:2")) == (None, None, 2)
+    assert (cache.get("n:1"), cache.get("n:1", version="locksmith-old-1"), cache.get("n:2")) == (None, None, 2)
     asyncio.run(load.ainvalidate(n=2))  # type: ignore[attr-defined]
     assert cache.get("n:2") is None
     assert (load(1), load(2), calls) == (1, 2, [1, 2, 1, 2])

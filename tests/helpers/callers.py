@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def local_followers_of(local_flights: LocalFlights) -> int:
     """How many wait for the outcomes of these flights."""
-    return sum(len(flight._events) for flight in list(local_flights._flights.values()))
+    return sum(len(flight.events) for flight in list(local_flights._flights.values()))
 
 
 class Caller:

@@ -29,6 +29,10 @@ class Proxy:
         self.delay = 0.0  # seconds that each reply is kept back
         self.cuts = 0
         self._rewritten: tuple[bytes, bytes] | None = None
+        self._late_request: Callable[[bytes], bool] | None = None
+        self._late_reply: Callable[[bytes], bool] | None = None
+        self._slow: set[socket.socket] = set()
+        self.kept_back: list[threading.Event] = []  # set: deliver it
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -38,6 +42,30 @@ class Proxy:
     def cut_reply_to(self, request: Callable[[bytes], bool]) -> None:
         """Let the next such request pass, and close its connection instead of forwarding the reply. Once."""
         self._cut = request
+
+    def lead_to(self, port: int) -> None:
+        """New connections go to another server, as a name that has been given to it does; the old ones stay."""
+        self._target = port
+
+    def keep_back(self, request: Callable[[bytes], bool]) -> None:
+        """Keep the next such request, and what follows it on its connection, until `deliver`. Once.
+
+        As a lost packet, which TCP sends again: it arrives also when the client has closed meanwhile.
+        """
+        self._late_request = request
+
+    def keep_back_reply_to(self, request: Callable[[bytes], bool]) -> None:
+        """Let the next such request pass, and keep its reply until `deliver`. Once."""
+        self._late_reply = request
+
+    def deliver(self) -> None:
+        """What was kept back arrives."""
+        for each in self.kept_back:
+            each.set()
+
+    def _keep_back(self) -> None:
+        self.kept_back.append(threading.Event())
+        self.kept_back[-1].wait(60)
 
     def rewrite(self, said: bytes, instead: bytes) -> None:
         """In replies from now on, say something else of the same length."""
@@ -61,11 +89,18 @@ class Proxy:
                 if self._cut is not None and self._cut(data):
                     self._cut = None
                     self._due_to_cut.add(client)
+                if self._late_reply is not None and self._late_reply(data):
+                    self._late_reply = None
+                    self._slow.add(client)
+                if self._late_request is not None and self._late_request(data):
+                    self._late_request = None
+                    self._keep_back()
                 self.flowing.wait()
                 server.sendall(data)
+            # What was sent last arrives before the end.
+            server.shutdown(socket.SHUT_WR)
         except OSError:
-            pass
-        _close(server)
+            _close(server)
 
     def _replies(self, client: socket.socket, server: socket.socket) -> None:
         try:
@@ -75,6 +110,9 @@ class Proxy:
                     break
                 if self.delay:
                     threading.Event().wait(self.delay)
+                if client in self._slow:
+                    self._slow.discard(client)
+                    self._keep_back()
                 self.flowing.wait()
                 self.replies.wait()
                 if self._rewritten:
@@ -88,6 +126,7 @@ class Proxy:
     def close(self) -> None:
         self.flowing.set()
         self.replies.set()
+        self.deliver()
         for each in (self._listener, *self._sockets):
             _close(each)
 

@@ -83,13 +83,15 @@ def stopwatch() -> Iterator[Callable[[], float]]:
         yield lambda: time.monotonic() - started - stalled()
 
 
-def is_left(seconds: float, of: float, since: float, early: float = 0.3) -> bool:
+def is_left(seconds: float, of: float, since: float, early: float | None = None) -> bool:
     """Can so many seconds be left of a time that began after `since` (monotonic) and is running now?
 
     However slow the machine was: a request that took long counts twice, for it may have been acted on at once, and is
-    believed to have been acted on late. A holder is a little more careful, a number without decimals a little smaller:
-    hence `early`.
+    believed to have been acted on late. A holder is a little more careful (a twelfth, a second at most, and a
+    thousandth), a number without decimals a little smaller: hence `early`.
     """
+    if early is None:
+        early = min(of / 12, 1) + of / 1000 + 0.05
     passed = time.monotonic() - since
     return of - 2 * passed - early <= seconds <= of
 

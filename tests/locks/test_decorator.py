@@ -455,7 +455,7 @@ def test_redis_goes_down_in_the_body(
             form(kind, body)
     else:
         assert form(kind, body) == "result"
-    ours = [record for record in caplog.records if record.name.startswith("django_locksmith")]
+    ours = [record for record in caplog.records if record.name == "django_locksmith.lock"]
     assert [record.levelname for record in ours] == ["WARNING"]
     assert "the lock 'a' could not be released and ends with its lease" in ours[0].getMessage()
 

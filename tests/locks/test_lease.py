@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 def test_renewed_while_its_holder_lives(valkey: Deployment, service: Locksmith, caller: Caller) -> None:
     """A renewed lease outlives its own timeout many times, and nobody else gets the lock."""
-    lease = caller.acquire(service("a", timeout=2, renew=True))
+    lease = caller.acquire(service("a", timeout=3, renew=True))
     assert lease is not None
     first = lease.deadline
-    poll(lambda: lease.deadline > first + 4)
+    poll(lambda: lease.deadline > first + 6, within=30)
     assert lease.held
     assert caller.acquire(Locksmith()("a"), blocking=False) is None
     caller.release(lease)
@@ -108,7 +108,7 @@ def test_unknown_is_not_lost(own_server: Deployment, service: Locksmith, caller:
     assert lease is not None
     first = lease.deadline
     own_server.server.pause()
-    poll(lambda: "no answer to the renewal of 1 locks" in caplog.text)
+    poll(lambda: "no answer to the renewal of 1 of 1 locks" in caplog.text)
     assert lease.held
     assert lease.deadline == first
     own_server.server.resume()
@@ -222,8 +222,7 @@ def test_forked_child_owns_nothing(valkey: Deployment, service: Locksmith) -> No
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == 0
     assert lease.held
-    assert service("a").owned()
-    lease.release()
+    assert lease.release()  # Redis has it still
 
 
 def _exit_code_of_child(service: Locksmith, *inherited: Lease) -> int:

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from django_locksmith.policy.sync_bridge import run_sync
+from django_locksmith.redis import lock_requests
 from django_locksmith.redis.connections import open_deployment
 from django_locksmith.redis.lock_store import LockStore
+from django_locksmith.redis.lua import EXTEND
 from django_locksmith.redis.messages import Attempt, Busy, Granted, Refused
+from django_locksmith.redis.packing import request
 from django_locksmith.redis.sync_transport import SyncTransport
 from django_locksmith.tokens import HANDED_OVER
 
@@ -26,7 +29,7 @@ clients = st.integers(0, CLIENTS - 1)
 
 
 class Protocol(RuleBasedStateMachine):
-    """Clients that try, wait, are woken, give up, die, and whose messages come late or twice.
+    """Clients that try, wait, are woken, give up, hang, die, and whose messages come late or twice.
 
     A client is "idle", "queued" (it stands in Redis' queue), "woken" (it took a baton and its claim is under way),
     "holding", or "gone" (killed; what it sent may still arrive).
@@ -139,6 +142,35 @@ class Protocol(RuleBasedStateMachine):
         assert isinstance(run_sync(self.store.acquire(late, 5.0, "probe")), Refused)
         if before != HANDED_OVER:
             assert self._lock() == before
+
+    @rule(number=clients, mode=st.sampled_from(["try", "again", "probe"]), wait=st.sampled_from([0.0, 5.0]))
+    def late_request(self, number: int, mode: Any, wait: float) -> None:
+        """A request that its sender has given up arrives, while the sender goes on with the token: nothing changes."""
+        attempt = self.attempts[number]
+        before = self._everything()
+        late = lock_requests.acquire(attempt, wait, mode, self._server_us() - 1, full=True)
+        assert run_sync(self.store.transport.call(self.names.lock, late)) == [-2]
+        extension = request(EXTEND, self.names, attempt.token, b"1", b"%d" % (self._server_us() - 1), b"set", full=True)
+        assert run_sync(self.store.transport.call(self.names.lock, extension)) == -2
+        assert self._everything() == before
+
+    def _server_us(self) -> int:
+        seconds, micros = self.client.time()
+        return int(seconds) * 1_000_000 + int(micros)
+
+    def _everything(self) -> dict[str, Any]:
+        """All that stands in Redis."""
+        readers = {"string": "get", "zset": "zscan", "list": "llen"}
+        return {key: getattr(self.client, readers[self.client.type(key)])(key) for key in self.client.keys("*")}
+
+    @rule(number=clients)
+    def unheard_of(self, number: int) -> None:
+        """A waiter that was not heard of for long counts as dead, while it is still blocked: its claim is refused."""
+        if self.state[number] in ("woken", "queued"):
+            self.client.zincrby("__locksmith:<queue>a", -30_000, self.attempts[number].token)
+            assert isinstance(self._ask(number, 0.0, "claim"), Refused)
+            self.state[number] = "idle"
+            self.attempts[number] = self._new_attempt()
 
     @rule(number=clients)
     def extend(self, number: int) -> None:

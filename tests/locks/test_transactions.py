@@ -11,7 +11,7 @@ from django.db import IntegrityError, connection, connections, transaction
 from django.test import TestCase
 
 from django_locksmith import LockBusy, LockLost, LockReentered, locksmith, signals
-from django_locksmith.api import lease
+from django_locksmith.api import said_once
 from tests.helpers.callers import in_thread
 from tests.helpers.servers import poll
 
@@ -300,7 +300,7 @@ def test_renewed_until_the_commit() -> None:
 
 def test_warned_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that is released inside of a transaction is warned of, once, with the way out; one that waits is not."""
-    monkeypatch.setattr(lease, "_warned", set())
+    monkeypatch.setattr(said_once, "_said", set())
     with transaction.atomic():
         with locksmith("a", release="commit"):
             pass
@@ -316,7 +316,7 @@ def test_warned_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.Monke
 
 def test_not_warned_outside(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock around a transaction is as it should be, and not warned of."""
-    monkeypatch.setattr(lease, "_warned", set())
+    monkeypatch.setattr(said_once, "_said", set())
     with locksmith("a"), transaction.atomic():
         Group.objects.create(name="written")
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

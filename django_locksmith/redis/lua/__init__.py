@@ -13,6 +13,9 @@ class Script:
 
     text: bytes
     arguments: int
+    keys: int | None = None
+    """How many of the lock's keys it is given, `None` = all: in a slot on its way to another node of a cluster, only
+    scripts of one key run."""
     digest: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -21,20 +24,23 @@ class Script:
         object.__setattr__(self, "digest", digest.encode())
 
 
-def _read(*names: str, arguments: int) -> Script:
+def _read(*names: str, arguments: int, keys: int | None = None) -> Script:
     folder = files(__name__)
-    return Script(b"\n".join(folder.joinpath(f"{name}.lua").read_bytes() for name in names), arguments)
+    return Script(b"\n".join(folder.joinpath(f"{name}.lua").read_bytes() for name in names), arguments, keys)
 
 
-ACQUIRE = _read("acquire_free", "baton", "acquire", arguments=4)
-TRY = Script(ACQUIRE.text, arguments=2)
+ACQUIRE = _read("acquire_free", "baton", "acquire", arguments=5)
+TRY = Script(ACQUIRE.text, arguments=3)
 """The same, as it is asked most often: the first request of a caller who would wait for long."""
 ABANDON = _read("release_unawaited", "baton", "release", arguments=2)
 RELEASE = Script(ABANDON.text, arguments=1)
-EXTEND = _read("extend", arguments=3)
+RELEASE_ALONE = _read("release_alone", arguments=1, keys=1)
+"""Of a lock whose other keys are on another node just now: its waiters find out by themselves."""
+EXTEND = _read("extend", arguments=4, keys=1)
 LOOK = _read("look", arguments=0)
+LOOK_ALONE = _read("look_alone", arguments=0, keys=1)
 
-JOIN = _read("news", "join", arguments=2)
+JOIN = _read("news", "join", arguments=3)
 LANDING = _read("news", "landing", arguments=1)
 LAND = _read("news", "land", arguments=5)
 VOID = _read("news", "void", arguments=1)

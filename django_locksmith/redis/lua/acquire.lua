@@ -2,15 +2,17 @@
 
 local queue, baton = KEYS[2], KEYS[3]
 local QUEUED_FOR_MS = 10000 -- a waiter not heard of for so long is dead
-local token, lease, wait, mode = ARGV[1], ARGV[2], tonumber(ARGV[3] or QUEUED_FOR_MS), ARGV[4] or 'try'
+local token, lease, wait, mode = ARGV[1], ARGV[2], tonumber(ARGV[4] or QUEUED_FOR_MS), ARGV[5] or 'try'
 local SWEEP_EVERY = 64
 
 local holder = redis.call('GET', lock)
 local queued = false
-if mode == 'claim' then
-  queued = redis.call('ZREM', queue, token) == 1
-elseif mode ~= 'try' then
-  queued = redis.call('ZSCORE', queue, token) ~= false
+if mode ~= 'try' then
+  local alive_until = redis.call('ZSCORE', queue, token)
+  -- Who has not been heard of is dead: stopped, or vanished with its host, while its connection still stands. A moment
+  -- more is given to the claim that is woken by the end of the wait.
+  queued = alive_until and (mode ~= 'claim' or (tonumber(alive_until) + CLAIM_WITHIN_MS) * 1000 > now)
+  if alive_until and mode == 'claim' then redis.call('ZREM', queue, token) end
 end
 
 if (mode == 'claim' or mode == 'probe') and not queued and holder ~= token then
@@ -24,16 +26,15 @@ local handed_to_me = holder == HANDED_OVER and (
   or (wait == 0 and redis.call('EXISTS', baton) == 1))                -- nobody alive took it
 
 if holder and not mine and not handed_to_me then
-  local time = redis.call('TIME')
   if wait > 0 then
-    local now = time[1] * 1000 + math.floor(time[2] / 1000)
-    redis.call('ZADD', queue, now + math.min(wait, QUEUED_FOR_MS), token)
+    local now_ms = math.floor(now / 1000)
+    redis.call('ZADD', queue, now_ms + math.min(wait, QUEUED_FOR_MS), token)
     redis.call('PEXPIRE', queue, QUEUED_FOR_MS)
-    if time[2] % SWEEP_EVERY == 0 then redis.call('ZREMRANGEBYSCORE', queue, '-inf', now) end
+    if now % SWEEP_EVERY == 0 then redis.call('ZREMRANGEBYSCORE', queue, '-inf', now_ms) end
   elseif mode ~= 'claim' then
     redis.call('ZREM', queue, token)
   end
-  return {0, time[1] * 1000000 + time[2], redis.call('PTTL', lock), holder}
+  return {0, now, redis.call('PTTL', lock), holder}
 end
 
 if mine then
@@ -45,4 +46,4 @@ end
 if handed_to_me and mode ~= 'claim' then redis.call('DEL', baton) end
 if queued and mode ~= 'claim' then redis.call('ZREM', queue, token) end
 
-return grant(lock, index, KEYS[5])
+return grant(lock, index, KEYS[5], now)

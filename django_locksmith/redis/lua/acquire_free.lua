@@ -7,24 +7,27 @@
 --       5         the same, where the lock has an index of its own (a cluster), which is to expire
 -- ARGV  1 token
 --       2 lease, ms
---       3 wait, ms: how long the caller would queue; 0 = it would not; none = for long
---       4 mode    try    the first request with this token; the same if there is none
+--       3 until when this request is valid, server µs: later its caller has given up, and it does nothing
+--       4 wait, ms: how long the caller would queue; 0 = it would not; none = for long
+--       5 mode    try    the first request with this token; the same if there is none
 --                 again  the token may be known here: an earlier reply was lost
 --                 claim  sent behind a BLPOP of the baton: it, or the end of the wait, woke us
 --                 probe  on the side, while the claim is still blocked
 -- Returns  {1, server µs, fence}                    granted; no fence where it is the server's time
 --          {0, server µs, lease left in ms, holder} busy (left: -1 = never expires)
---          {-1}                                     refused: a waiter that is no longer queued
+--          {-1}                                     refused: a waiter that is no longer queued, or counts as dead
+--          {-2}                                     too late
 
 local lock, index = KEYS[1], KEYS[4]
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+if now > tonumber(ARGV[3]) then return {-2} end
 
 -- The clock inside the fence makes it grow even when the last one was lost (FLUSHALL,
 -- failover, eviction); the last one makes it grow even when the clock was set back.
 -- All it needs is given to it, or is its own: to refer to what is outside costs as much as a command.
-local function grant(lock, index, own)
+local function grant(lock, index, own, now)
   local SWEEP_EVERY, KEEP_OWN_MS = 64, '8640000000' -- 100 days
-  local time = redis.call('TIME')
-  local now = time[1] * 1000000 + time[2]
   local granted = {1, now}
   if redis.call('ZADD', index, 'GT', 'CH', now, '', now, lock) ~= 2 then
     -- The last fence is ahead of the clock.
@@ -43,6 +46,6 @@ local function grant(lock, index, own)
 end
 
 -- Most locks are free when they are asked for: their way out stands before all else, for Redis pays for every line.
-if (ARGV[4] or 'try') == 'try' and redis.call('SET', lock, ARGV[1], 'NX', 'PX', ARGV[2]) then
-  return grant(lock, index, KEYS[5])
+if (ARGV[5] or 'try') == 'try' and redis.call('SET', lock, ARGV[1], 'NX', 'PX', ARGV[2]) then
+  return grant(lock, index, KEYS[5], now)
 end

@@ -5,10 +5,14 @@
 --       3 pause   why nobody may lead now
 -- ARGV  1 token
 --       2 lease, ms
+--       3 until when this request is valid, server µs: later its caller has given up, and it does nothing
 -- Returns  {1}                                       leads (also where an earlier reply was lost)
 --          {0, lease left in ms, leader, last news}  somebody else does
 --          {2, left in ms, pause}                    nobody may before that
+--          {-2}                                      too late
 
+local time = redis.call('TIME')
+if time[1] * 1000000 + time[2] > tonumber(ARGV[3]) then return {-2} end
 local pause = redis.call('GET', KEYS[3])
 if pause then return {2, redis.call('PTTL', KEYS[3]), pause} end
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return {1} end

@@ -9,10 +9,13 @@
 -- Returns  1 done; 0 the flight was not ours any more
 
 local leader = redis.call('GET', KEYS[1])
-if leader ~= ARGV[1] and leader ~= LANDING .. ARGV[1] then return 0 end
-redis.call('DEL', KEYS[1])
-if tonumber(ARGV[5]) > 0 then
-  redis.call('SET', KEYS[3], cjson.encode({ARGV[2], ARGV[3], ARGV[4]}), 'PX', ARGV[5])
+local ours = leader == ARGV[1] or leader == LANDING .. ARGV[1]
+local pause = tonumber(ARGV[5])
+-- What an API asks for holds, whatever has become of the flight in which it said so.
+if pause > 0 and (ours or ARGV[2] == 'later') and redis.call('PTTL', KEYS[3]) < pause then
+  redis.call('SET', KEYS[3], cjson.encode({ARGV[2], ARGV[3], ARGV[4]}), 'PX', pause)
 end
+if not ours then return 0 end
+redis.call('DEL', KEYS[1])
 tell(KEYS[2], ARGV[2], ARGV[3], ARGV[4])
 return 1

@@ -1,0 +1,53 @@
+"""The lock's requests as bytes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import ceil
+from typing import TYPE_CHECKING
+
+from .lua import ABANDON, ACQUIRE, TRY
+from .packing import bulk, head, request
+
+if TYPE_CHECKING:
+    from .messages import Attempt, Mode
+
+
+@lru_cache(maxsize=256)
+def _lease_ms(seconds: float) -> bytes:
+    return bulk(b"%d" % int(seconds * 1000))
+
+
+LONG_WAIT = 10.0
+"""As much as a script wants to know of a wait: for so long a waiter counts as alive; a live one is heard of before."""
+EVER = 10**16 - 1
+_LONG_WAIT_MS = bulk(b"%d" % (LONG_WAIT * 1000))
+_MODES: dict[Mode, bytes] = {mode: bulk(mode.encode()) for mode in ("try", "again", "claim", "probe")}
+
+
+def acquire(attempt: Attempt, wait: float, mode: Mode, valid: int, *, full: bool = False) -> bytes:
+    """The script that acquires. `valid`: until when, by the server's clock, in µs."""
+    attempt.packed = token = bulk(attempt.token)
+    # The time has 16 digits from 2001 to 2286.
+    common = b"%b%b$16\r\n%016d\r\n" % (token, _lease_ms(attempt.lease), valid)
+    if mode == "try" and wait >= LONG_WAIT:
+        return head(TRY, attempt.names, full) + common
+    wait_ms = _LONG_WAIT_MS if wait >= LONG_WAIT else bulk(b"%d" % ceil(wait * 1000))
+    return b"".join((head(ACQUIRE, attempt.names, full), common, wait_ms, _MODES[mode]))
+
+
+class UndoAttempt:
+    """What undoes an attempt, whatever became of it."""
+
+    __slots__ = ("_attempt",)
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    def is_sent(self) -> None:
+        """From here on Redis may know it."""
+        self._attempt.sent = True
+
+    def request(self) -> bytes:
+        """With its text: nobody may be left to read that the script was not known."""
+        return request(ABANDON, self._attempt.names, self._attempt.token, b"1", full=True)
