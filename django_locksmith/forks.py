@@ -31,7 +31,8 @@ class _Forks:
                 hook()
 
 
-_forks = _Forks()
+state = _forks = _Forks()
+"""`state.generation` is `generation()`, for those who have just asked: to ask the system takes a while."""
 os.register_at_fork(after_in_child=_forks.start_again)
 
 

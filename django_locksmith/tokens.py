@@ -57,8 +57,10 @@ forks.in_child(process.__init__)  # type: ignore[misc]  # the same object, fille
 
 
 def new_token(label: str = "") -> str:
-    """A token for one holding; `label` defaults to the program's name and first argument."""
-    forks.generation()
+    """A token for one holding; `label` defaults to the program's name and first argument.
+
+    For those who have just asked whether this process is a fork (`forks.generation`).
+    """
     random, count, place = _thread.place
     if random is not process.random:  # the first of this thread, or of a forked child
         random, count = process.random, process.count

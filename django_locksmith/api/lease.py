@@ -94,7 +94,7 @@ class Lease:
         self.fence = fence
         self._since = since
         self._deadline = deadline
-        self._generation = forks.generation()
+        self._generation = forks.state.generation
         self._state = "held"
         self.changes = 0
         self._waits_for_commit = False
@@ -217,7 +217,7 @@ class Lease:
     async def _release(self, context: Context) -> bool:
         if self._state == "over":
             return False
-        if self._generation != forks.generation():
+        if self._generation != forks.state.generation:
             raise self._loss()
         if context.may_be_in_transaction:
             if self._rules.release == "commit":

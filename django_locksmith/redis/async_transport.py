@@ -56,13 +56,13 @@ class AsyncTransport(Transport):
         sent = False
         try:
             node = self.deployment.node_for(lock)
-            conn = await self._borrow(node)
+            conn = self._fresh(node) or await self._borrow(node)
         except Exception as error:
             raise await self.trouble(error, lock) from error
         try:
             sent = True
             if undo is not None:
-                undo.is_sent()
+                undo.sent = True
             await conn.send_packed_command(request, check_health=False)
             reply = await self.read(node, conn)
         except BaseException as error:
@@ -81,7 +81,8 @@ class AsyncTransport(Transport):
             if isinstance(error, Exception):
                 raise await self.trouble(error, lock, sent=sent) from error
             raise
-        await self.give_back(node, conn)
+        if not self._keep(node, conn):
+            await conn.disconnect(nowait=True)
         if self.outage.since is not None:
             self.outage.over()
         return reply
@@ -177,6 +178,13 @@ class AsyncTransport(Transport):
                 pass  # nobody knows yet; the next try will ask again
         return explained
 
+    def _fresh(self, node: Node) -> RedisAsyncConnection | None:
+        """A connection that was used a moment ago, if there is one."""
+        idle = self._idle.get(node)
+        if idle and self.now() - idle[-1][1] < IDLE:
+            return idle.pop()[0]
+        return None
+
     async def _borrow(self, node: Node) -> RedisAsyncConnection:
         idle = self._idle.get(node)
         while idle:
@@ -205,11 +213,15 @@ class AsyncTransport(Transport):
         return await node.dial_async()
 
     async def give_back(self, node: Node, conn: RedisAsyncConnection) -> None:
-        idle = self._idle.setdefault(node, [])
-        if len(idle) < self.MOST_IDLE:
-            idle.append((conn, self.now()))
-        else:
+        if not self._keep(node, conn):
             await conn.disconnect(nowait=True)
+
+    def _keep(self, node: Node, conn: RedisAsyncConnection) -> bool:
+        idle = self._idle.setdefault(node, [])
+        if len(idle) >= self.MOST_IDLE:
+            return False
+        idle.append((conn, self.now()))
+        return True
 
     async def _drop_idle(self, node: Node) -> None:
         for conn, _ in self._idle.pop(node, []):

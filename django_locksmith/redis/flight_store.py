@@ -107,9 +107,7 @@ class _UndoJoin:
     def __init__(self, names: FlightNames, token: bytes) -> None:
         self._names = names
         self._token = token
-
-    def is_sent(self) -> None:
-        """As `Undo`."""
+        self.sent = False
 
     def request(self) -> bytes:
         """With its text: nobody may be left to read that the script was not known."""

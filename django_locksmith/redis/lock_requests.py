@@ -39,14 +39,11 @@ def acquire(attempt: Attempt, wait: float, mode: Mode, valid: int, *, full: bool
 class UndoAttempt:
     """What undoes an attempt, whatever became of it."""
 
-    __slots__ = ("_attempt",)
+    __slots__ = ("_attempt", "sent")
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
-
-    def is_sent(self) -> None:
-        """From here on Redis may know it."""
-        self._attempt.sent = True
+        self.sent = False
 
     def request(self) -> bytes:
         """With its text: nobody may be left to read that the script was not known."""

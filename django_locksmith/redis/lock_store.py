@@ -67,15 +67,23 @@ class LockStore:
         lock = attempt.names.lock
         node = self.transport.node_for(lock)
         undo = lock_requests.UndoAttempt(attempt)
-        valid = await self.valid_until(node, lock)
         sent = self.now()
+        valid = node.clock.us_at(sent + node.socket_timeout)
+        if valid is None:
+            valid = await self.valid_until(node, lock)
+            sent = self.now()
         try:
             reply = await self._call(lock, lock_requests.acquire(attempt, wait, mode, valid), undo)
+            attempt.sent = True
         except NoScriptError:
             await self._call(lock, pack(b"SCRIPT", b"LOAD", RELEASE.text))  # a release may be its last word, too
             valid = await self.valid_until(node, lock)
             sent = self.now()
             reply = await self._call(lock, lock_requests.acquire(attempt, wait, mode, valid, full=True), undo)
+            attempt.sent = True
+        except BaseException:
+            attempt.sent = attempt.sent or undo.sent
+            raise
         return self.answer(node, reply, sent)
 
     async def valid_until(self, node: Node, lock: bytes) -> int:
@@ -96,7 +104,8 @@ class LockStore:
                 raise too_late(node)
             return Refused()
         server_time = reply[1] / 1e6
-        node.clock.heard(sent, self.now(), server_time)
+        if sent >= node.clock.tells_more_at:
+            node.clock.heard(sent, self.now(), server_time)
         if reply[0] == 1:
             return Granted(reply[-1], sent, server_time)
         return Busy(sent, server_time, reply[2] / 1000 if reply[2] >= 0 else None, decode(reply[3]))

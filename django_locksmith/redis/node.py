@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import time
 from functools import lru_cache
 from inspect import Parameter, signature
@@ -98,7 +99,8 @@ class Node:
         except IndexError:
             pass
         else:
-            if is_open(kept) and self.is_usable(kept, time.monotonic() - since):
+            idle_for = time.monotonic() - since
+            if is_open(kept) and (idle_for < IDLE or self.is_usable(kept, idle_for)):
                 return kept
             kept.disconnect()
             self._pool.release(cast("Any", kept))  # closed meanwhile; the pool knows how, and to whom, to connect again
@@ -127,7 +129,7 @@ class Node:
         if idle_for < IDLE:
             return True
         try:
-            if conn.can_read(0):  # nothing was asked, so all that can be read is the end of the connection
+            if _has_ended(conn):
                 return False
             if 0 < self.health_check_interval < idle_for:
                 # A load balancer may have forgotten it, and tells nobody.
@@ -166,6 +168,16 @@ class Node:
 def is_fake(dial_class: Any) -> bool:
     """Does it belong to fakeredis?"""
     return str(dial_class.__module__).startswith("fakeredis")
+
+
+def _has_ended(conn: RedisConnection) -> bool:
+    # Nothing was asked, so all that can be read is the end of the connection. redis-py makes four system calls of it.
+    try:
+        looked = select.poll()
+        looked.register(conn._sock, select.POLLIN)  # type: ignore[attr-defined]  # redis-py's, as in `is_open`
+    except (AttributeError, TypeError, ValueError):  # no socket of the system
+        return conn.can_read(0)
+    return bool(looked.poll(0))
 
 
 def _would_block(pool: ConnectionPool) -> bool:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _DRIFT = 0.0005
 """How far two clocks may part, for each second: what NTP corrects at most without setting a clock."""
+_JUST_NOW = 0.1
+"""Seconds in which a clock tells nothing new."""
 _OLD = 600.0
 """Seconds after which the server is asked again rather than trusting in so little drift."""
 
@@ -22,19 +24,22 @@ _OLD = 600.0
 class ServerClock:
     """The clock of one server. Seconds; local times are those of our own monotonic clock. May be shared by threads."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_known", "tells_more_at")
 
     def __init__(self) -> None:
         self._known: tuple[float, float] | None = None  # server's minus local, at the most; when this was heard
+        self.tells_more_at = 0.0
+        """Before this local time, a reply says nothing new."""
 
     def heard(self, sent: float, received: float, server_time: float) -> None:
         """A request that was sent and answered at these local times saw this time at the server."""
-        offset = server_time - received  # the least that it can be
         known = self._known
+        offset = server_time - received  # the least that it can be
         if known is not None:
             before, at = known
             offset = min(max(before - (received - at) * _DRIFT, offset), server_time - sent)
         self._known = offset, received
+        self.tells_more_at = received + _JUST_NOW
 
     def read(self, sent: float, received: float, reply: Sequence[Any]) -> None:
         """As `heard`, of the reply to the command TIME."""
@@ -43,6 +48,7 @@ class ServerClock:
     def forget(self) -> None:
         """It may be another server's, or have been set."""
         self._known = None
+        self.tells_more_at = 0.0
 
     def us_at(self, local: float) -> int | None:
         """Server's time at this local time, in µs: not later than it will be, maybe a little sooner. `None`: ask it."""

@@ -47,7 +47,7 @@ class SyncTransport(Transport):
         try:
             sent = True
             if undo is not None:
-                undo.is_sent()
+                undo.sent = True
             conn.send_packed_command((request,), check_health=False)
             reply = conn.read_response(disconnect_on_error=False)
         except BaseException as error:

@@ -79,10 +79,9 @@ ASKING = pack(b"ASKING")
 
 
 class Undo(Protocol):
-    """What undoes a request."""
+    """What undoes a request. `sent`: has that gone out, so that there may be something to undo?"""
 
-    def is_sent(self) -> None:
-        """The request goes out: from here on there may be something to undo."""
+    sent: bool
 
     def request(self) -> bytes:
         """What is to be sent behind it."""
