@@ -146,7 +146,7 @@ def _text(name: str, value: Any) -> str:
     if not value:
         raise ValueError(f"{name} must not be empty")
     try:
-        value.encode("utf-8")
+        value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise ValueError(f"{name} cannot be written as UTF-8: {error.reason}") from error
     return str.__str__(value)  # an Enum, say, is formatted otherwise than it compares

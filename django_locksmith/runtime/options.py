@@ -122,7 +122,7 @@ def _with_choices(rules: Rules, options: Options) -> Rules:
     if not isinstance(label, str):
         raise TypeError(f"label must be a str, not {label!r}")
     try:
-        label.encode("utf-8")
+        label.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise ValueError(f"label {label!r} cannot be written as UTF-8: {error.reason}") from error
     label = str.__str__(label)

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from django_locksmith import LockLost, LockUnavailable, RetryLater, locksmith, signals
 from django_locksmith.contrib import opentelemetry, prometheus
+from django_locksmith.policy.locks import caution
 from tests.helpers.callers import in_thread
 from tests.helpers.origins import Origin
 from tests.helpers.servers import poll
@@ -204,7 +205,7 @@ def test_waiting_is_timed(valkey: Deployment, caller: Caller, metrics: Metrics) 
     waiter = caller.start_acquire(locksmith("a", template="a"))
     poll(lambda: (info := caller.info(locksmith, "a")) and info.waiters == 1)
     assert metrics.timed("wait", "a")[0] == 1
-    held_for = lease.timeout - lease.remaining - 0.25  # at least; a holder is that much more careful
+    held_for = lease.timeout - lease.remaining - caution(lease.timeout)  # a holder is that much more careful
     caller.release(lease)
     following = waiter.result(10)
     assert following is not None

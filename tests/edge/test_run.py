@@ -550,7 +550,7 @@ def supervisor_says(deadline: float, *command: str, tell: bytes | None = None) -
     ours, theirs = socket.socketpair()
     with ours:
         ours.settimeout(10)
-        arguments = [str(theirs.fileno()), repr(deadline), "1.0", *command]
+        arguments = [str(theirs.fileno()), repr(deadline), "1.0", "0.1", *command]
         if tell is None:
             ours.shutdown(socket.SHUT_WR)
         else:

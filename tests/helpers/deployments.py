@@ -159,7 +159,7 @@ def in_force(where: Deployment) -> Iterator[None]:
             nodes = list(deployment._nodes.values())
         for node in nodes:
             while node._kept:
-                node._pool.release(node._kept.pop())
+                node._pool.release(node._kept.pop()[0])
         if threads is not None:
             for idle in threads.store.transport._idle.values():  # type: ignore[attr-defined]
                 while idle:

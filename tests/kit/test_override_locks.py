@@ -179,17 +179,17 @@ def test_error_in_the_block() -> None:
 def test_nothing_stays_behind(caller: Caller) -> None:
     """When blocks are over, no thread runs on that they have begun."""
 
-    def renewing() -> int:
-        return sum(thread.name == "locksmith-renewal" for thread in threading.enumerate())
+    def renewing() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "locksmith-renewal"}
 
     before = renewing()
     for _ in range(3):
         with override_locks():
             assert caller.release(acquire(caller, "a", renew=True))
             assert caller.get(locksmith, "a", caller.populate(lambda: 1), 300) == 1
-            assert renewing() > before
+            assert renewing() - before
             cache.clear()
-    poll(lambda: renewing() <= before)
+    poll(lambda: not renewing() - before)
 
 
 # ---- the forms

@@ -430,10 +430,10 @@ def test_many_requests_at_once(valkey: Deployment) -> None:
 
     def connections() -> int:
         with valkey.server.client() as client:
-            return len(client.client_list())
+            return sum(each["name"] == "burst" for each in client.client_list())
 
     async def burst() -> int:
-        service = Locksmith()
+        service = Locksmith(redis=f"{valkey.server.url}?client_name=burst")
 
         async def one(number: int) -> None:
             async with service(f"key {number}"):
@@ -444,6 +444,5 @@ def test_many_requests_at_once(valkey: Deployment) -> None:
         return max(seen)
 
     seen: list[int] = []
-    before = connections()
-    assert in_thread(lambda: asyncio.run(burst())).result(30) - before <= 51
+    assert 1 <= in_thread(lambda: asyncio.run(burst())).result(30) <= 50
     assert not valkey.left_behind()
