@@ -28,9 +28,13 @@ HANDED_OVER = "locksmith:handed-over"
 _RANDOM_BYTES = 12
 _TOKEN = re.compile(r"[0-9a-f]{24}-[0-9a-f]+\|([^|]*)\|(\d+)\|([^|]*)\|(\d+)\|(.*)", re.DOTALL)
 
+_WORD = re.compile(r"[A-Za-z_-]{1,40}")
+
 
 def _describe_process() -> tuple[str, str]:
-    program = [PurePath(sys.argv[0]).name if sys.argv else "", *sys.argv[1:2]]
+    # The first argument tells what `manage.py` or `celery` does; an argument that is no plain word may be a secret.
+    words = [word for word in sys.argv[1:2] if _WORD.fullmatch(word)]
+    program = [PurePath(sys.argv[0]).name if sys.argv else "", *words]
     return f"{_field(platform.node())}|{os.getpid()}", " ".join(filter(None, program))
 
 

@@ -50,13 +50,14 @@ def _checked(value: Any, within: bool) -> Any:
     if isinstance(value, (set, frozenset, dict)):
         raise ValueError(f"the order of a {type(value).__name__} is by chance; sort it, and pass a tuple")
     if isinstance(value, _MANY):
-        for item in value:
-            stable_text(item, None, "", False)
-        return value
+        items = [_checked(item, False) for item in value]
+        return items if isinstance(value, list) else tuple(items)
     if getattr(value, "is_anonymous", False) is True:
         raise ValueError("an anonymous user is no one in particular; name the session, or lock nothing")
-    if isinstance(value, Model) and value.pk is None:
-        raise ValueError(f"this {value.__class__.__name__} is not saved yet, and has no key of its own")
+    if isinstance(value, Model):
+        if value.pk is None:
+            raise ValueError(f"this {value.__class__.__name__} is not saved yet, and has no key of its own")
+        return f"{value._meta.label_lower}-{value.pk}"  # two rows may have the same text, and one another text tomorrow
     kind = value.__class__  # of what a lazy object stands for
     if kind.__format__ is object.__format__ and kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
         raise ValueError(

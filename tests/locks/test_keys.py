@@ -17,7 +17,7 @@ from django.test import RequestFactory, override_settings
 from django.utils.functional import SimpleLazyObject
 from django.utils.translation import gettext_lazy
 
-from django_locksmith import Locksmith, locksmith, single_flight
+from django_locksmith import Locksmith, locksmith, single_flight, tokens
 from django_locksmith.api import said_once
 from django_locksmith.api.key_templates import key_maker
 from django_locksmith.conf import read_settings
@@ -100,8 +100,9 @@ def test_enum_as_a_prefix_or_a_label(valkey: Deployment) -> None:
         (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
         ((1, "a"), "(1, 'a')"),
         (b"x", "b'x'"),
-        (Group(pk=3, name="staff"), "staff"),
-        (SimpleLazyObject(lambda: User(pk=1, username="joe")), "joe"),
+        (Group(pk=3, name="staff"), "auth.group-3"),
+        (SimpleLazyObject(lambda: User(pk=1, username="joe")), "auth.user-1"),
+        ([Group(pk=3), 4], "['auth.group-3', 4]"),
     ],
 )
 def test_stable_values(value: Any, text: str) -> None:
@@ -196,6 +197,21 @@ def test_forgotten_f(valkey: Deployment, caplog: Any, monkeypatch: pytest.Monkey
         with locksmith("json {} {1}"):
             pass
     assert [record.getMessage()[:33] for record in caplog.records] == ["the lock 'z:{account_id}' has bra"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "label"),
+    [
+        ("runserver", "program runserver"),
+        ("postgres://u:secret@h/db", "program"),
+        ("--token=secret", "program"),
+        ("", "program"),
+    ],
+)
+def test_label_tells_no_secrets(monkeypatch: pytest.MonkeyPatch, argument: str, label: str) -> None:
+    """By default a token tells the program, and its first argument if that is a plain word."""
+    monkeypatch.setattr("sys.argv", ["/usr/bin/program", argument, "more"])
+    assert tokens._describe_process()[1] == label
 
 
 # ---- settings
