@@ -11,6 +11,7 @@ from django.core.cache.backends import locmem
 from django.test import override_settings
 
 from django_locksmith import Locksmith
+from django_locksmith.runtime.runtime import process
 from tests.helpers import postgres as postgres_server
 from tests.helpers import servers
 from tests.helpers.callers import AsyncCaller, Caller, SyncCaller, running_loop
@@ -32,6 +33,16 @@ def _no_cached_values() -> None:
     """What another test has put into a cache in memory is not there."""
     for values in locmem._caches.values():  # type: ignore[attr-defined]  # of all caches, whatever the settings in force
         values.clear()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_in_the_background() -> Iterator[None]:
+    """What a test could not give back to a server that is gone, is not tried on whoever has its port next."""
+    yield
+    for runtime in list(process.runtimes):
+        if runtime._giving_back is not None:
+            runtime._giving_back.end()
+            runtime._giving_back = None
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,11 @@ class Clockwork:
         self._thread = thread
         self._pid = os.getpid()
 
+    @property
+    def is_over(self) -> bool:
+        """Was it ended?"""
+        return self._over
+
     def end(self) -> None:
         """Do nothing any more."""
         with self._changed:

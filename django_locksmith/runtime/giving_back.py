@@ -52,6 +52,8 @@ class GivingBack:
         with self._mutex:
             left = list(self._left.items())
         for work, until in left:
+            if self._clockwork.is_over:
+                break
             if until > now:
                 try:
                     run_sync(work(self._store))
