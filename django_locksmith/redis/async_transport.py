@@ -11,7 +11,7 @@ from redis import exceptions as redis_errors
 from ..exceptions import ServerTrouble
 from .messages import NO_REPLY
 from .node import IDLE, TIME
-from .transport import ASKING, FAILURES, REDIS_ERRORS, Connection, Transport, is_spoiled
+from .transport import ASKING, FAILURES, REDIS_ERRORS, Connection, Transport, ask_at, is_spoiled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine
@@ -76,8 +76,8 @@ class AsyncTransport(Transport):
                 await self._drop_idle(node)
             else:
                 await self.give_back(node, conn)
-            if isinstance(error, redis_errors.AskError) and self.deployment.cluster:
-                return await self._ask_elsewhere(error, lock, request)
+            if self.deployment.cluster and (where := ask_at(error)):
+                return await self._ask_elsewhere(where, lock, request)
             if isinstance(error, Exception):
                 raise await self.trouble(error, lock, sent=sent) from error
             raise
@@ -87,10 +87,10 @@ class AsyncTransport(Transport):
             self.outage.over()
         return reply
 
-    async def _ask_elsewhere(self, ask: redis_errors.AskError, lock: bytes, request: bytes) -> Any:
+    async def _ask_elsewhere(self, where: tuple[str, int], lock: bytes, request: bytes) -> Any:
         """The key has been moved already, though the rest of its slot has not."""
         try:
-            node = self.deployment.node_at(ask.host, ask.port)
+            node = self.deployment.node_at(*where)
             conn = await self._borrow(node)
             try:
                 await conn.send_packed_command(ASKING + request, check_health=False)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from redis.exceptions import NoScriptError, ResponseError, TryAgainError
+from redis.exceptions import NoScriptError, ResponseError
 
 from ..exceptions import LockUnavailable, ServerTrouble
 from ..records import LockInfo
@@ -18,6 +18,7 @@ from .lua import ABANDON, EXTEND, LOOK, LOOK_ALONE, RELEASE, RELEASE_ALONE
 from .messages import Answer, Busy, Granted, Mode, NoReply, Refused
 from .node import TIME
 from .packing import bulk, head, pack, request
+from .transport import is_moving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -167,7 +168,7 @@ class LockStore:
         except NoScriptError:
             return bool(await self.run(RELEASE, names, attempt.token))
         except ServerTrouble as trouble:
-            if not isinstance(trouble.error, TryAgainError):
+            if not is_moving(trouble.error):
                 raise
             return bool(await self.run(RELEASE_ALONE, names, attempt.token))
 
@@ -245,7 +246,7 @@ class LockStore:
         try:
             reply = await self.run(LOOK, names)
         except ServerTrouble as trouble:
-            if not isinstance(trouble.error, TryAgainError):
+            if not is_moving(trouble.error):
                 raise
             reply = await self.run(LOOK_ALONE, names)
         return _info(names, reply)

@@ -12,7 +12,7 @@ from redis import exceptions as redis_errors
 from ..exceptions import ServerTrouble
 from .messages import NO_REPLY
 from .node import is_open
-from .transport import ASKING, FAILURES, REDIS_ERRORS, Connection, Transport, is_spoiled
+from .transport import ASKING, FAILURES, REDIS_ERRORS, Connection, Transport, ask_at, is_spoiled
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -57,8 +57,8 @@ class SyncTransport(Transport):
             elif is_spoiled(error):
                 conn.disconnect()
             node.give_back(conn)
-            if isinstance(error, redis_errors.AskError) and self.deployment.cluster:
-                return await self._ask_elsewhere(error, lock, request)
+            if self.deployment.cluster and (where := ask_at(error)):
+                return await self._ask_elsewhere(where, lock, request)
             if isinstance(error, Exception):
                 raise self.trouble(error, lock, sent=sent) from error
             raise
@@ -67,10 +67,10 @@ class SyncTransport(Transport):
             self.outage.over()
         return reply
 
-    async def _ask_elsewhere(self, ask: redis_errors.AskError, lock: bytes, request: bytes) -> Any:
+    async def _ask_elsewhere(self, where: tuple[str, int], lock: bytes, request: bytes) -> Any:
         """The key has been moved already, though the rest of its slot has not."""
         try:
-            node = self.deployment.node_at(ask.host, ask.port)
+            node = self.deployment.node_at(*where)
             conn = node.borrow()
             try:
                 conn.send_packed_command((ASKING + request,), check_health=False)

@@ -69,6 +69,21 @@ def passing_state(error: BaseException) -> str | None:
     return None
 
 
+def is_moving(error: BaseException) -> bool:
+    """Are the keys of this request on two nodes just now, for their slot is on its way?"""
+    return isinstance(error, redis_errors.TryAgainError) or passing_state(error) == "TRYAGAIN"
+
+
+def ask_at(error: BaseException) -> tuple[str, int] | None:
+    """The node that the key of a slot under migration has been moved to, if this error says so."""
+    if isinstance(error, redis_errors.AskError):
+        return error.host, error.port
+    if isinstance(error, redis_errors.ResponseError) and str(error).startswith("ASK "):  # redis-py 5, for tasks
+        host, _, port = str(error).split()[2].rpartition(":")
+        return host, int(port)
+    return None
+
+
 def is_spoiled(error: BaseException) -> bool:
     """Is the server at the end of this connection not the right one any more?"""
     return isinstance(error, _SPOILED) or passing_state(error) in ("READONLY", "MASTERDOWN")
@@ -175,7 +190,7 @@ class Transport(ABC):
                 " redis+cluster:// URL, or a CONNECTION_FACTORY that makes a redis.cluster.RedisCluster"
             )
         # A primary that is made a replica ends the waits of its clients by this; redis-py has no class for it.
-        passing = isinstance(error, _PASSING) or passing_state(error) is not None
+        passing = isinstance(error, _PASSING) or passing_state(error) is not None or ask_at(error) is not None
         if passing and not isinstance(error, _REFUSALS):
             # An error that the server answered with says that it did nothing.
             sent = sent and not isinstance(error, redis_errors.ResponseError)
