@@ -10,7 +10,8 @@ The way in, for readers of the code (imports point down only, `lint-imports` pro
     edge      apps.py  admin.py  models.py  checks/  management/         where Django looks
               decorators.py  middleware.py  views/  admin_page/
               contrib/  fencing.py  testing.py  pytest_plugin.py         for other software, for rows, for tests
-    api/      service.py  lock.py  lease.py  acquisition.py              what users hold in their hands
+    api/      service.py  lock.py  lease.py -> lease_state.py            what users hold in their hands
+              acquisition.py
               single_flight.py  flight_options.py  flight_calls.py
               cached_values.py  decorating.py  key_templates.py  functions.py
               taken.py  said_once.py  loss.py  stable_texts.py
@@ -18,11 +19,13 @@ The way in, for readers of the code (imports point down only, `lint-imports` pro
               renewal.py  expiry.py -> clockwork.py  giving_back.py  transactions.py
     policy/   locks.py  flights.py  flight_outcomes.py  sync_bridge.py   every rule, once, for threads and tasks
     local/    queues.py  flights.py  events.py                           how callers of one process wait for each other
-    redis/    lock_store.py  flight_store.py -> lua/*.lua                requests and replies
+    redis/    flight_store.py -> lock_store.py -> look_store.py          requests and replies
+              -> store.py -> lua/*.lua
               messages.py  key_names.py  packing.py  lock_requests.py
               sync_transport.py  async_transport.py -> transport.py      how bytes travel
-              connections.py  node.py  server_clock.py  outage.py        where to
-    ground    conf.py  signals.py  exceptions.py  records.py  tokens.py  formatting.py  forks.py
+              connections.py -> errands.py  node.py  server_clock.py     where to
+              outage.py
+    ground    conf.py  signals.py  exceptions.py  records.py  tokens.py  formatting.py  forks.py  clock.py
 """
 
 from __future__ import annotations

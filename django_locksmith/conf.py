@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
@@ -12,12 +12,13 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 Seconds = float | int | timedelta
 
 SHORTEST_LEASE: Final = 0.001  # Redis counts in milliseconds
 LONGEST_LEASE: Final = 365 * 86400.0
+_LONGEST_PREFIX: Final = 200
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Settings:
     Attributes:
         redis: an alias in CACHES with a django-redis backend, or a `redis://`, `rediss://`, `unix://` or
             `redis+cluster://` URL; for tests, `memory://`.
-        prefix: what all keys in Redis begin with.
+        prefix: what all keys in Redis begin with; may be empty. A function is asked for it with each request, for those
+            who tell tenants apart by it.
         timeout: the lease: for so long a dead holder can block others.
         blocking_timeout: the longest wait; `None` = without limit.
         renew: whether the leases of live holders are kept alive.
@@ -35,13 +37,22 @@ class Settings:
         min_replicas: how many replicas must have a grant before it counts.
     """
 
-    redis: str = "default"
-    prefix: str = "__locksmith:"
+    redis: str = field(default="default", repr=False)  # it may have a password in it
+    prefix: str | Callable[[], str] = "__locksmith:"
     timeout: float = 120.0
     blocking_timeout: float | None = 120.0
     renew: bool = False
     max_hold: float | None = None
     min_replicas: int = 0
+
+    def prefix_now(self) -> str:
+        """The prefix, also where a function makes it. Raises `ImproperlyConfigured` for what cannot be one."""
+        if isinstance(self.prefix, str):
+            return self.prefix
+        try:
+            return _prefix("LOCKSMITH['PREFIX']()", self.prefix())
+        except (TypeError, ValueError) as error:
+            raise ImproperlyConfigured(str(error)) from error
 
 
 _NAMES: Final = tuple(field.name for field in fields(Settings))
@@ -77,7 +88,7 @@ def _nearest(name: object) -> str:
 def _checked(base: Settings, values: Mapping[str, Any], title: Any) -> Settings:
     checks: dict[str, Any] = {
         "redis": _text,
-        "prefix": _text,
+        "prefix": _prefix_or_function,
         "timeout": lease_seconds,
         "blocking_timeout": wait_seconds,
         "renew": flag,
@@ -132,17 +143,30 @@ def _seconds(name: str, value: Seconds) -> float:
     # bool is an int to Python; nobody means one second by True.
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be seconds (int, float or timedelta), not {value!r}")
-    if math.isnan(value):
-        raise ValueError(f"{name} must be a number of seconds, not nan")
     try:
-        return float(value)
+        seconds = float(value)
     except OverflowError:
         raise ValueError(f"{name} is far too large") from None
+    if math.isnan(seconds):
+        raise ValueError(f"{name} must be a number of seconds, not nan")
+    return seconds
+
+
+def _prefix_or_function(name: str, value: Any) -> str | Callable[[], str]:
+    return value if callable(value) else _prefix(name, value)
+
+
+def _prefix(name: str, value: Any) -> str:
+    text = _text(name, value) if value != "" else ""
+    if len(text) > _LONGEST_PREFIX:
+        raise ValueError(f"{name} must have at most {_LONGEST_PREFIX} characters, not {len(text)}")
+    return text
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, not {value!r}")
+        # The value is not quoted: it may have a password in it.
+        raise TypeError(f"{name} must be a str, not a {type(value).__name__}")
     if not value:
         raise ValueError(f"{name} must not be empty")
     try:

@@ -145,7 +145,7 @@ class _Guard:
     def answer(self, request: HttpRequest, error: LocksmithError) -> Any:
         """The response instead of the view's. Raises an error that is a mistake in the code."""
         if isinstance(error, LockUnavailable):
-            logger.error("%s %s: %s", request.method, request.path, error, exc_info=error)
+            logger.error("%s %r: %s", request.method, request.path, error, exc_info=error)
             return responses.unavailable(request)
         if isinstance(error, LockReentered) or not isinstance(error, LockBusy):
             raise error
@@ -261,7 +261,7 @@ class _Parting:
 
     def __init__(self, lease: Lease, response: Any) -> None:
         # It is not the thread's any more: that may serve the next request meanwhile, and wait for this very lock.
-        lease.owner = None
+        lease.hand_over()
         self._lease = lease
         self._response = weakref.ref(response)
         self._dropped = weakref.finalize(response, tell_in_thread, [self._release])

@@ -27,6 +27,6 @@ class LocksmithMiddleware(MiddlewareMixin):
         if isinstance(exception, LockBusy) and not isinstance(exception, LockReentered):
             return responses.busy(request, exception)
         if isinstance(exception, LockUnavailable):
-            logger.error("%s %s: %s", request.method, request.path, exception, exc_info=exception)
+            logger.error("%s %r: %s", request.method, request.path, exception, exc_info=exception)
             return responses.unavailable(request)
         return None

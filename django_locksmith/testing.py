@@ -139,7 +139,7 @@ def lose_now(lease: Lease | str) -> None:
 
 def _lease_of(key: str) -> Lease:
     substitute = _substitute()
-    here = {runtime.held.latest(key) for runtime in list(process.runtimes) if runtime.substitute is substitute}
+    here = {runtime.latest_lease(key) for runtime in list(process.runtimes) if runtime.substitute is substitute}
     # Of a lease that an earlier test has forgotten, Redis knows nothing any more.
     held: list[Lease] = [lease for lease in here if lease is not None and lease.held and _is_in_redis(lease)]
     if not held:

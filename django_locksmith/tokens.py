@@ -26,7 +26,10 @@ HANDED_OVER = "locksmith:handed-over"
 """What a lock holds while it is handed from one holder to the next: no token can be it. Stands in baton.lua, too."""
 
 _RANDOM_BYTES = 12
-_TOKEN = re.compile(r"[0-9a-f]{24}-[0-9a-f]+\|([^|]*)\|(\d+)\|([^|]*)\|(\d+)\|(.*)", re.DOTALL)
+_LONGEST_TOKEN, _LONGEST_FIELD = 20_000, 200
+_TOKEN = re.compile(r"[0-9a-f]{24}-[0-9a-f]{1,16}\|([^|]*)\|(\d{1,18})\|([^|]*)\|(\d{1,14})\|(.*)", re.DOTALL)
+_TEXT_OF_JSON = ("{", "[", '"')
+_NO_TEXT = re.compile("[\ud800-\udfff]")
 
 _WORD = re.compile(r"[A-Za-z_-]{1,40}")
 
@@ -35,11 +38,11 @@ def _describe_process() -> tuple[str, str]:
     # The first argument tells what `manage.py` or `celery` does; an argument that is no plain word may be a secret.
     words = [word for word in sys.argv[1:2] if _WORD.fullmatch(word)]
     program = [PurePath(sys.argv[0]).name if sys.argv else "", *words]
-    return f"{_field(platform.node())}|{os.getpid()}", " ".join(filter(None, program))
+    return f"{_field(platform.node())}|{os.getpid()}", " ".join(filter(None, program))[:_LONGEST_FIELD]
 
 
 def _field(text: str) -> str:
-    return text.replace("|", "/")
+    return text.replace("|", "/")[:_LONGEST_FIELD]
 
 
 class _Process:
@@ -70,7 +73,17 @@ def new_token(label: str = "") -> str:
         random, count = process.random, process.count
         place = f"{process.place}|{_field(threading.current_thread().name)}"
         _thread.place = random, count, place
-    return f"{random}-{next(count)}|{place}|{time.time_ns() // 1_000_000}|{label or process.program}"
+    return f"{random}-{next(count)}|{place}|{time.time_ns() // 1_000_000}|{label[:_LONGEST_FIELD] or process.program}"
+
+
+def looks_like_a_token(text: str) -> bool:
+    """Could a lock be held by this: by us, or by other software that sets `SET key token NX PX`?
+
+    Other values, as those of a cache (bytes that are no text; JSON), are nobody's to see or to delete by way of locks.
+    """
+    if len(text) > _LONGEST_TOKEN:
+        return False
+    return _TOKEN.fullmatch(text) is not None or not (text.startswith(_TEXT_OF_JSON) or _NO_TEXT.search(text))
 
 
 def read_holder(token: str) -> Holder | None:

@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import logging
-import time
 from math import inf
 from typing import TYPE_CHECKING
 
-from .. import conf, signals
+from .. import clock, conf, signals
 from ..exceptions import LockBusy, LockReentered, LockUnavailable
 from ..policy import locks as lock_policy
 from ..policy.sync_bridge import run_sync
-from ..redis.key_names import encode
+from ..redis.key_names import can_be_written, encode
 from ..redis.messages import Attempt, Busy
-from ..tokens import HANDED_OVER, new_token, read_holder
+from ..tokens import HANDED_OVER, looks_like_a_token, new_token, read_holder
 from .lease import Lease
 
 if TYPE_CHECKING:
@@ -31,8 +30,12 @@ def attempt_at(context: Context, key: str, rules: Rules, wait: float | None, tok
     """An attempt at the lock of this key. Raises `ValueError` for a token that cannot be one."""
     if token is None:
         token = new_token(rules.label)
-    elif not isinstance(token, str) or not token or token == HANDED_OVER:
+    elif not isinstance(token, str) or not token or token == HANDED_OVER or not can_be_written(token):
         raise ValueError(f"token must be a str that nobody else uses, not {token!r}")
+    elif not looks_like_a_token(token):
+        raise ValueError(f"token must have at most 20,000 characters, and not look like JSON or bytes: {token[:40]!r}")
+    else:
+        token = str.__str__(token)  # an Enum, say, is formatted otherwise than it compares
     return Attempt(context.store.names(key), encode(token), rules.timeout, inf if wait is None else wait)
 
 
@@ -55,17 +58,18 @@ def wait_this_time(
 async def take(runtime: Runtime, context: Context, rules: Rules, attempt: Attempt, template: str) -> Lease | LockBusy:
     """The lease, or who has the lock at the end of the wait. Raises `LockReentered` and `LockUnavailable`."""
     key = attempt.names.key
-    if runtime.held.latest(key) is not None:
-        own = own_lease(runtime, context, key)
+    if runtime.held.latest(attempt.names.lock) is not None:
+        own = own_lease(runtime, context, attempt.names.lock)
         if own is not None and own.held:
             if own.waits_for_commit and rules.release == "commit":
                 return own  # it is ours until the transaction ends, however often we ask
-            if attempt.wait:
+            # What acquire() returned may have been handed to others, who give it back while we wait.
+            if attempt.wait and (own.waits_for_commit or not own.lent):
                 raise LockReentered(key, read_holder(own.token), own.remaining)
     if runtime.substitute is not None:
         await runtime.substitute.prepare(context, attempt)  # in a test
     told = signals.acquired.receivers or signals.acquired.observers
-    started = time.monotonic() if told else 0.0
+    started = clock.now() if told else 0.0
     lease = Lease(runtime, context, rules, attempt, template)
     try:
         outcome = await lock_policy.acquire(context.store, context.queues, attempt, lease.begin)
@@ -74,14 +78,16 @@ async def take(runtime: Runtime, context: Context, rules: Rules, attempt: Attemp
             await context.tell(signals.unavailable, key=key, template=template, error=trouble)
         raise
     if isinstance(outcome, Busy):
-        error = LockBusy(key, read_holder(outcome.holder) if outcome.holder else None, outcome.left)
+        own = own_lease(runtime, context, attempt.names.lock) if attempt.wait else None
+        kind = LockReentered if own is not None and own.held else LockBusy
+        error = kind(key, read_holder(outcome.holder) if outcome.holder else None, outcome.left)
         logger.info("%s", error)
         if signals.busy.wanted:
             await context.tell(signals.busy, key=key, template=template, error=error)
         return error
     if told:
         try:
-            await context.tell(signals.acquired, lease=outcome, waited=time.monotonic() - started)
+            await context.tell(signals.acquired, lease=outcome, waited=clock.now() - started)
         except BaseException as interruption:
             await context.store.shielded(outcome.leave(context, interruption))
             raise
@@ -93,7 +99,7 @@ def give_up(runtime: Runtime, context: Context, attempt: Attempt) -> Lease | Non
 
     For threads: of a task, the policy sees every interruption.
     """
-    lease: Lease | None = runtime.held.latest(attempt.names.key)
+    lease: Lease | None = runtime.held.latest(attempt.names.lock)
     if lease is not None and lease.attempt is attempt:
         lease.disown()
     else:
@@ -102,7 +108,7 @@ def give_up(runtime: Runtime, context: Context, attempt: Attempt) -> Lease | Non
     return lease
 
 
-def own_lease(runtime: Runtime, context: Context, key: str) -> Lease | None:
-    """The lease of this key that the calling thread or task holds, if it has one."""
-    lease: Lease | None = runtime.held.latest(key)
+def own_lease(runtime: Runtime, context: Context, name: bytes) -> Lease | None:
+    """The lease of the lock of this name that the calling thread or task holds, if it has one."""
+    lease: Lease | None = runtime.held.latest(name)
     return lease if lease is not None and context.is_caller(lease.owner) else None

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from .. import signals
+from .. import clock, signals
 from ..exceptions import LockBusy, LockReentered, RetryLater
 from ..policy import flights
 from ..policy.flight_outcomes import Call
 from ..redis.key_names import encode
 from ..runtime.options import Unset
 from ..tokens import new_token
+from . import said_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +51,7 @@ class RenewedFlight:
         self.names = names
         self.token = token
         self.timeout = rules.timeout
-        self.hold_until = inf if rules.max_hold is None else time.monotonic() + rules.max_hold
+        self.hold_until = inf if rules.max_hold is None else clock.now() + rules.max_hold
         self._deadline = deadline
         self._lost = False
 
@@ -63,7 +63,7 @@ class RenewedFlight:
     @property
     def held(self) -> bool:
         """Is it surely still ours?"""
-        return not self._lost and time.monotonic() < self._deadline
+        return not self._lost and clock.now() < self._deadline
 
     def prolong(self, deadline: float, changes: int) -> None:
         """It was renewed."""
@@ -79,10 +79,10 @@ async def obtain(context: Context, call: Call, template: str) -> Any:
     """The value, from a computation of ours or of somebody else; receivers of the signal hear how."""
     if not signals.flight.wanted:
         return (await flights.obtain(context.flights, context.local_flights, call)).value
-    started = time.monotonic()
+    started = clock.now()
 
     async def tell(outcome: str) -> None:
-        waited = time.monotonic() - started
+        waited = clock.now() - started
         await context.tell(signals.flight, key=call.key, template=template, outcome=outcome, waited=waited)
 
     try:
@@ -101,6 +101,8 @@ def flight_name(cache: str, made_key: str) -> str:
 
 def call_of(runtime: Runtime, context: Context, plan: Plan, values: Any, compute: Callable[[], Any]) -> Call:
     """What the rules need to know of this call. Raises `LockReentered` if a computation asks for its own value."""
+    if "{" in values.key and not plan.template:
+        said_once.warn_of_braces(values.key)
     names = context.flights.names(flight_name(values.alias, values.name))
     place = (runtime, names.lock)
     if any(each.place == place and not each.over for each in _running.get()):
@@ -136,7 +138,7 @@ def call_of(runtime: Runtime, context: Context, plan: Plan, values: Any, compute
         keep_alive=keep_alive,
         warn=lambda text, error: logger.warning(text + ": %s", values.key, error),
         lease=rules.timeout,
-        until=inf if wait is None else time.monotonic() + wait,
+        until=inf if wait is None else clock.now() + wait,
         keeps_old=values.keeps_old,
         error_ttl=plan.error_ttl,
         on_error=plan.on_error,

@@ -6,7 +6,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from .. import conf
-from ..runtime.options import UNSET, Options, Unset
+from ..runtime.options import UNSET, Options, Unset, check_template
+from .stable_texts import plain
 
 if TYPE_CHECKING:
     from ..policy.flight_outcomes import OnError, OnTimeout
@@ -55,6 +56,8 @@ def _checked_plan(
     max_hold: Any = UNSET,
     template: Any = "",
 ) -> Plan:
+    if not isinstance(cache, str):
+        raise TypeError(f"cache must be a str, an alias in CACHES, not {cache!r}")
     kept = conf.wait_seconds("stale", stale)
     remembered = conf.wait_seconds("error_ttl", error_ttl)
     if kept is None or remembered is None:
@@ -70,10 +73,9 @@ def _checked_plan(
     longest = None if max_hold is UNSET else conf.hold_seconds("max_hold", max_hold)
     if longest is not None and longest < seconds:
         raise ValueError(f"max_hold ({longest:g} s) is shorter than lease ({seconds:g} s)")
-    if not isinstance(template, str):
-        raise TypeError(f"template must be a str, not {template!r}")
+    template = check_template(template)
     options = Options(timeout=seconds, renew=True, max_hold=max_hold)
-    return Plan(cache, kept, remembered, on_error, on_timeout, wait, options, template)
+    return Plan(plain(cache), kept, remembered, on_error, on_timeout, wait, options, template)
 
 
 _cached_plan = lru_cache(maxsize=256, typed=True)(_checked_plan)

@@ -12,6 +12,7 @@ from itertools import pairwise
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
+from ..redis.key_names import can_be_written
 from .functions import dotted_name
 from .stable_texts import plain, stable_text
 
@@ -32,6 +33,8 @@ class KeyTemplate:
     def __init__(self, template: str, name: str) -> None:
         """`name`: of the function. Raises `ValueError` where the template is none, or cannot keep its fields apart."""
         self._template = template = plain(template)
+        if not can_be_written(template):
+            raise ValueError(f"the key {template!r} of {name} cannot be written as UTF-8")
         self._name = name
         try:
             self._parts = [
@@ -53,7 +56,7 @@ class KeyTemplate:
                     f"the key {self._template!r} of {self._name} has two fields with nothing between them, so that"
                     " different arguments would make one key; put a colon between them"
                 )
-            escaped[ord(between[0])] = f"%{ord(between[0]):02X}"
+            escaped[ord(between[0])] = "".join(f"%{byte:02X}" for byte in between[0].encode())
         return {**escaped, ord("%"): "%25"} if escaped else {}
 
     def make(self, args: Sequence[Any], values: Mapping[str, Any]) -> str:

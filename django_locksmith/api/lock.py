@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ..exceptions import LockBusy, LocksmithError
 from ..policy import locks as lock_policy
@@ -17,7 +17,6 @@ from ..redis.key_names import check_key
 from . import said_once
 from .acquisition import attempt_at, give_up, take, wait_this_time
 from .decorating import decorated, done
-from .lease import Lease
 from .taken import Taken
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from ..runtime.contexts import Context
     from ..runtime.options import Options, Rules
     from ..runtime.runtime import Runtime
+    from .lease import Lease
 
 logger = logging.getLogger("django_locksmith.lock")
 
@@ -77,7 +77,7 @@ class Lock:
     @property
     def name(self) -> str:
         """The key in Redis."""
-        return f"{self._runtime.settings.prefix}{self.key}"
+        return f"{self._runtime.settings.prefix_now()}{self.key}"
 
     @property
     def timeout(self) -> float:
@@ -108,7 +108,7 @@ class Lock:
             A lease, or `None` when the lock is busy (at once, or at the end of the wait).
 
         Raises:
-            LockReentered: at once, where this thread would wait for itself.
+            LockReentered: at once, where this thread would wait for the end of a block around itself.
             LockUnavailable: Redis gave no usable answer.
             TypeError, ValueError: name the argument at fault.
         """
@@ -166,8 +166,19 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lease = self._taken.exit(task=False)
-        run_sync(lease.leave(lease.runtime.threads(), error))
+        # Ctrl-C may come anywhere in here, before the first request and behind the last.
+        try:
+            lease = self._taken.of_block(task=False)
+            run_sync(lease.leave(lease.runtime.threads(), error))
+            self._taken.exit(lease)
+        except LocksmithError:
+            self._taken.exit(lease)
+            raise
+        except BaseException:
+            lease = self._taken.of_block(task=False)
+            self._taken.forget(lease)
+            lease.give_up()
+            raise
 
     async def __aenter__(self) -> Lease:
         context = self._runtime.loop()
@@ -176,7 +187,8 @@ class Lock:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lease = self._taken.exit(task=True)
+        lease = self._taken.of_block(task=True)
+        self._taken.exit(lease)
         await lease.leave(lease.runtime.loop(), error)
 
     def _enter(self, lease: Lease | LockBusy) -> Lease:
@@ -186,6 +198,7 @@ class Lock:
 
     def _keep(self, lease: L) -> L:
         if lease is not None:
+            lease.lent = True  # it may be handed to others, who give it back
             self._taken.add(lease)
         return lease
 
@@ -335,17 +348,15 @@ class Lock:
         lease: Lease | LockBusy | None = None
         try:
             lease = run_sync(self._take(context, attempt))
-            if isinstance(lease, LockBusy):
-                return self._on_busy(lease)
-            result = done(work(lease.release))
-        except BaseException as error:
-            if isinstance(lease, Lease):
-                run_sync(lease.leave(context, error))
-            elif lease is None and not isinstance(error, LocksmithError):
-                self._give_up(context, attempt)
+        except LocksmithError:
             raise
-        run_sync(lease.leave(context, None))
-        return result
+        except BaseException:
+            self._give_up(context, attempt)
+            raise
+        if isinstance(lease, LockBusy):
+            return self._on_busy(lease)
+        with lease:
+            return done(work(lease.release))
 
     async def arun(self, work: Callable[[Callable[[], Awaitable[bool]]], Awaitable[T]]) -> T | Any:
         """As `run`; `work` and the `release` it gets are awaited."""
@@ -364,6 +375,11 @@ class Lock:
         if on_busy == "skip":
             return Skipped(busy.key, busy.holder)
         return on_busy(busy)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"the lock {self.key!r} cannot be copied or pickled: send its key, and call locksmith(key) there"
+        )
 
     def __repr__(self) -> str:
         return f"<Lock {self.key!r}: {self._rules}>"

@@ -7,13 +7,14 @@ import re
 
 logger = logging.getLogger("django_locksmith.lock")
 
-_MOST = 100
+_MOST, _LONGEST = 100, 200
 _FIELD = re.compile(r"\{[a-z_]\w*([.\[][^{}]*)?\}", re.IGNORECASE)
 _said: set[tuple[str, str]] = set()
 
 
 def warn_once(text: str, name: str) -> None:
     """Log it, unless that was done before, or very often: `text` has one place for the lock's name."""
+    name = name[:_LONGEST]
     if len(_said) < _MOST and (text, name) not in _said:
         _said.add((text, name))
         logger.warning(text + " (Said once for each lock.)", name)
@@ -30,7 +31,7 @@ RELEASED_BEFORE_COMMIT = (
     " Take it outside of the transaction, or say release='commit'."
 )
 BRACES = (
-    "the lock %r has braces in its key, which stand for arguments in a decorator only: here they are the same for every"
+    "the key %r has braces in it, which stand for arguments in a decorator only: here they are the same for every"
     " caller. Was an f before the string forgotten?"
 )
 DROPPED = (

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from django.core.signals import setting_changed
 
@@ -12,7 +13,7 @@ from ..policy import locks as lock_policy
 from ..policy.sync_bridge import run_sync
 from ..records import LockInfo
 from ..redis.key_names import check_key
-from ..runtime.options import NO_OPTIONS, UNSET, Unset, options_of
+from ..runtime.options import NO_OPTIONS, UNSET, Unset, check_template, options_of
 from ..runtime.runtime import Runtime
 from .functions import is_async
 from .lock import Lock
@@ -164,9 +165,7 @@ class Locksmith(SingleFlight):
             LockBusy, LockLost, LockUnavailable: in the callback form, as a `with` block does.
         """
         if options:
-            template = options.pop("template", "")
-            if not isinstance(template, str):
-                raise TypeError(f"template must be a str, not {template!r}")
+            template = check_template(options.pop("template", ""))
             lock = Lock(self.runtime, check_key(key), options_of(options), template)
         else:
             lock = Lock(self.runtime, check_key(key), NO_OPTIONS)
@@ -175,6 +174,9 @@ class Locksmith(SingleFlight):
         if not callable(callback):
             raise TypeError(f"callback must be a function that takes `release`, not {callback!r}")
         return lock.arun(callback) if is_async(callback) else lock.run(callback)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Locksmith is of this process, and cannot be copied or pickled: make one there")
 
     # ---- looking in
 
@@ -200,6 +202,8 @@ class Locksmith(SingleFlight):
         return await self._locks(self.runtime().loop(), pattern)
 
     async def _locks(self, context: Context, pattern: str) -> list[LockInfo]:
+        if not isinstance(pattern, str):
+            raise TypeError(f"pattern must be a str, not {pattern!r}")
         return await lock_policy.list_locks(context.store, lambda key: fnmatchcase(key, pattern))
 
     def info(self, key: str = "") -> LockInfo | None:
@@ -223,7 +227,7 @@ class Locksmith(SingleFlight):
     def clear(self, *locks: LockInfo | str, pattern: str | None = None) -> list[LockInfo]:
         """Take locks from their holders.
 
-        A lock is only taken from the holder that was seen: if somebody else has got it meanwhile, he keeps it. Its
+        A lock is only taken from the holder that was seen: if somebody else has got it meanwhile, it stays there. Its
         waiters go on at once; its old holder gets `LockLost` when it next asks Redis.
 
         Args:
@@ -247,7 +251,10 @@ class Locksmith(SingleFlight):
         for lock in locks:
             if not isinstance(lock, (str, LockInfo)):
                 raise TypeError(f"clear takes keys and LockInfos, not {lock!r}")
-            info = await self._info(context, lock) if isinstance(lock, str) else lock
+            if isinstance(lock, str):
+                info = await self._info(context, lock)
+            else:
+                info = replace(lock, key=check_key(lock.key))
             if info is not None and info not in seen:
                 seen.append(info)
         cleared = []

@@ -17,6 +17,7 @@ from .flight_calls import call_of, flight_name, obtain
 from .flight_options import plan_of
 from .functions import dotted_name, is_async
 from .key_templates import key_maker
+from .stable_texts import plain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -220,15 +221,15 @@ class SingleFlight:
                 what it began with.
             Exception: what the cache raised.
         """
-        values = ThreadValues(cache, check_value_key(key), version)
+        values = ThreadValues(plain(cache), check_value_key(key), version)
         store = self.runtime().threads().flights
-        run_sync(flights.void(store, store.names(flight_name(cache, values.name)), values))
+        run_sync(flights.void(store, store.names(flight_name(values.alias, values.name)), values))
 
     async def ainvalidate(self, key: str, version: int | None = None, *, cache: str = "default") -> None:
         """As `invalidate`."""
-        values = LoopValues(cache, check_value_key(key), version)
+        values = LoopValues(plain(cache), check_value_key(key), version)
         store = self.runtime().loop().flights
-        await flights.void(store, store.names(flight_name(cache, values.name)), values)
+        await flights.void(store, store.names(flight_name(values.alias, values.name)), values)
 
     def single_flight(
         self,

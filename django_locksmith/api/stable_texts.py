@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import re
+from collections import deque
+from collections.abc import Mapping, MappingView
+from collections.abc import Set as AbstractSet
 from typing import Any
 
-from django.db.models import Model
+from django.db.models import Manager, Model, QuerySet
+from django.http import HttpRequest
 from django.utils.functional import Promise
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_MANY = (list, tuple)
+_MANY = (list, tuple, deque)
+_SEEN_THROUGH = (str, bytes, list, tuple)
+"""What is a text itself, or whose items have been looked at one by one."""
 
 
 def plain(text: str) -> str:
@@ -24,44 +31,74 @@ def stable_text(value: Any, conversion: str | None, spec: str, within: bool) -> 
     Raises `ValueError` that says why there is none, and what to write instead.
     """
     if type(value) is not str and type(value) is not int:
-        value = _checked(value, within)
-    is_text = isinstance(value, str)
+        if value is None and within:
+            raise ValueError("it is None: what has not been saved, or has no such value, has no key of its own")
+        value = _stable(value)
+    shown = value
     if conversion == "r":
-        value = repr(value)
+        shown = repr(value)
     elif conversion == "s":
-        value = str(value)
+        shown = str(value)
     elif conversion == "a":
-        value = ascii(value)
-    text = format(value, spec)
-    if not is_text and _ADDRESS.search(text):
-        raise ValueError(f"{text!r} is a place in memory, another one in each process; name an attribute of it")
+        shown = ascii(value)
+    text = format(shown, spec)
+    if not isinstance(value, _SEEN_THROUGH) and value.__class__.__format__ is object.__format__:
+        _refuse_addresses(text)
     return text
 
 
-def _checked(value: Any, within: bool) -> Any:
+def _stable(value: Any) -> Any:
+    """What stands for this value in a text."""
     if isinstance(value, str):
         return plain(value)
     if isinstance(value, enum.Enum):
         return int(value) if isinstance(value, int) else value
-    if value is None and within:
-        raise ValueError("it is None: what has not been saved, or has no such value, has no key of its own")
+    if isinstance(value, _MANY):
+        items = [_item(item) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    _refuse(value)
+    kind = value.__class__  # of what a lazy object stands for
+    if isinstance(value, Model):
+        # Two rows may have the same text, and one row another text tomorrow.
+        # A proxy's rows are those of its model.
+        meta = (value._meta.concrete_model or kind)._meta
+        return f"{meta.label_lower}-{value.pk}"
+    if kind.__format__ is object.__format__ and kind.__str__ is object.__str__:
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            fields = [getattr(value, field.name) for field in dataclasses.fields(kind) if field.repr]
+            return (kind.__qualname__, *map(_item, fields))
+        if kind.__repr__ is object.__repr__:
+            raise ValueError(
+                f"a {kind.__qualname__} has no text but its place in memory, another one in each process; name an"
+                " attribute of it, or give it a __str__"
+            )
+    return value
+
+
+def _item(value: Any) -> Any:
+    """As `_stable`, of an item of a list, which shows it by its `repr`."""
+    value = _stable(value)
+    if not isinstance(value, _SEEN_THROUGH):
+        _refuse_addresses(repr(value))
+    return value
+
+
+def _refuse(value: Any) -> None:
     if isinstance(value, Promise):
         raise ValueError("a lazy text is another one in each language; make it a str in one of them")
-    if isinstance(value, (set, frozenset, dict)):
-        raise ValueError(f"the order of a {type(value).__name__} is by chance; sort it, and pass a tuple")
-    if isinstance(value, _MANY):
-        items = [_checked(item, False) for item in value]
-        return items if isinstance(value, list) else tuple(items)
+    if isinstance(value, (AbstractSet, Mapping, MappingView)):
+        kind = value.__class__.__name__
+        raise ValueError(f"the order of a {kind} is by chance; sort it, and pass a tuple")
+    if isinstance(value, (QuerySet, Manager)):
+        raise ValueError("a QuerySet is what the database says later; pass a tuple of the keys that it is about")
+    if isinstance(value, HttpRequest):
+        raise ValueError("a request has no text that tells who asks for what; name what it is about: {request.path}")
     if getattr(value, "is_anonymous", False) is True:
         raise ValueError("an anonymous user is no one in particular; name the session, or lock nothing")
-    if isinstance(value, Model):
-        if value.pk is None:
-            raise ValueError(f"this {value.__class__.__name__} is not saved yet, and has no key of its own")
-        return f"{value._meta.label_lower}-{value.pk}"  # two rows may have the same text, and one another text tomorrow
-    kind = value.__class__  # of what a lazy object stands for
-    if kind.__format__ is object.__format__ and kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
-        raise ValueError(
-            f"a {kind.__qualname__} has no text but its place in memory, another one in each process; name an attribute"
-            " of it, or give it a __str__"
-        )
-    return value
+    if isinstance(value, Model) and (value.pk is None or (isinstance(value.pk, tuple) and None in value.pk)):
+        raise ValueError(f"this {value.__class__.__name__} is not saved yet, and has no key of its own")
+
+
+def _refuse_addresses(text: str) -> None:
+    if _ADDRESS.search(text):
+        raise ValueError(f"{text!r} is a place in memory, another one in each process; name an attribute of it")

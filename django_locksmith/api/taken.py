@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from ..exceptions import LockLost
 
@@ -27,38 +28,47 @@ class Taken:
 
     def __init__(self) -> None:
         self._entered: list[Lease] = []  # by blocks, also within blocks
-        self._acquired: list[Lease] = []
+        # By calls, and by whom: what a thread or task leaves behind that is gone, nobody can give back by our words.
+        self._acquired: WeakKeyDictionary[object, list[Lease]] | None = None
 
     def add(self, lease: Lease) -> None:
         """It was taken by a call."""
-        if len(self._acquired) >= _MANY:
-            self._acquired = [each for each in self._acquired if each.held]
-        self._acquired.append(lease)
+        if self._acquired is None:
+            self._acquired = WeakKeyDictionary()
+        acquired = self._acquired.setdefault(lease.owner, [])
+        if len(acquired) >= _MANY:
+            acquired[:] = [each for each in acquired if each.held]
+        acquired.append(lease)
 
     def enter(self, lease: Lease) -> None:
         """It was taken by a block."""
         self._entered.append(lease)
 
-    def exit(self, *, task: bool) -> Lease:
+    def of_block(self, *, task: bool) -> Lease:
         """The lease of a block that ends: the latest of this task, or thread."""
-        if len(self._entered) == 1:
-            return self._entered.pop(0)  # not the last: others who share this object come and go meanwhile
         entered = self._entered[::-1]
+        if len(entered) == 1:
+            return entered[0]
         # If nobody of them is the caller, an async generator, say, is finished by another task than began it.
         caller: object = asyncio.current_task() if task else threading.current_thread()
-        lease = next((each for each in entered if each.owner is caller), entered[0])
+        return next((each for each in entered if each.owner is caller), entered[0])
+
+    def exit(self, lease: Lease) -> None:
+        """Its block has ended."""
         self._entered.remove(lease)
-        return lease
 
     def forget(self, lease: Lease) -> None:
-        """Nobody got it."""
-        for leases in (self._entered, self._acquired):
+        """Nobody got it, or it is over."""
+        for leases in (self._entered, *(self._acquired or {}).values()):
             if lease in leases:
                 leases.remove(lease)
 
     def latest(self, context: Context) -> Lease | None:
         """What the calling thread or task took last, and has not given back, or, if there is none, has."""
-        mine = [each for each in (*self._entered, *self._acquired) if context.is_caller(each.owner)]
+        mine = [each for each in self._entered if context.is_caller(each.owner)]
+        for owner, leases in list((self._acquired or {}).items()):
+            if context.is_caller(owner):
+                mine += leases
         live = [each for each in mine if not each.over]
         return next(reversed(live or mine), None)
 

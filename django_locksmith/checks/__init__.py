@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings as django_settings
 from django.core import checks
+from django.core.cache import caches
 from django.core.checks.registry import CheckRegistry
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
@@ -31,6 +32,7 @@ TAG = "locksmith"
 def register_checks() -> None:
     """Have Django run them with its own."""
     checks.register(check_settings, TAG)
+    checks.register(check_prefix, TAG)
     checks.register(check_views, TAG)
     checks.register(check_servers_for_tag, TAG)
     checks.register(check_servers, TAG, deploy=True)
@@ -47,6 +49,26 @@ def check_settings(**kwargs: Any) -> list[checks.CheckMessage]:
     except ImproperlyConfigured as error:
         return [checks.Error(str(error), hint="See LOCKSMITH['REDIS'].", id="locksmith.E002")]
     return []
+
+
+def check_prefix(**kwargs: Any) -> list[checks.CheckMessage]:
+    """W007: projects share a Redis, and tell their caches apart there, but not their locks."""
+    if check_settings() or "PREFIX" in (getattr(django_settings, "LOCKSMITH", None) or {}):
+        return []
+    where = locksmith.settings.redis
+    cache = caches.settings.get(where, {})
+    by = [name for name in ("KEY_PREFIX", "KEY_FUNCTION") if cache.get(name)]
+    if not by:
+        return []
+    prefix = f"{locksmith.settings.prefix_now()}{cache.get('KEY_PREFIX') or 'project'}:"
+    warning = checks.Warning(
+        f"CACHES[{where!r}] is told apart by {' and '.join(by)} from others on its Redis, and locks are not:"
+        " a lock of another project with the same key there is the same lock.",
+        hint=f"Set LOCKSMITH['PREFIX'] to {prefix!r}, say, or to a function that makes it. Where locks are to be"
+        " shared, say so by the prefix that they have now.",
+        id="locksmith.W007",
+    )
+    return [warning]
 
 
 # ---- views
@@ -150,7 +172,7 @@ def _errors(servers: list[Findings]) -> Iterator[checks.CheckMessage]:
     if lacking:
         cluster = locksmith.runtime().deployment().cluster
         rules = rights(cluster=cluster, replicas=bool(locksmith.settings.min_replicas))
-        keys = f"~{glob_escape(locksmith.settings.prefix)}*"
+        keys = f"~{glob_escape(locksmith.settings.prefix_now())}*"
         yield checks.Error(
             "; ".join(f"{what} on {_places(where)}" for what, where in lacking.items()) + ".",
             hint=f"ACL SETUSER {servers[0].user} {keys} {' '.join(f'+{rule}' for rule in rules)}",
@@ -163,7 +185,7 @@ def _what_is_lacking(server: Findings) -> str:
     if server.forbidden:
         lacking.append("may not use " + ", ".join(rule.upper().replace("|", " ") for rule in server.forbidden))
     if server.keys_forbidden:
-        lacking.append(f"may not touch the keys of the locks ({locksmith.settings.prefix}...)")
+        lacking.append(f"may not touch the keys of the locks ({locksmith.settings.prefix_now()}...)")
     return f"The Redis user {server.user!r} {' and '.join(lacking)}"
 
 

@@ -37,6 +37,8 @@ _PROBE_SECONDS = 10.0
 _PROBE_WAIT = 0.02
 _TRIAL_MS = b"3000"
 _NOTHING = b"return 1"
+_UNKNOWN = ("unknown command", "unknown subcommand")
+_OF_COMMANDS = ("to run", *_UNKNOWN)
 _TROUBLE = (
     redis_errors.RedisError,
     redis_errors.RedisClusterException,
@@ -138,13 +140,14 @@ class _Server:
         return self._conn.read_response(disconnect_on_error=False)
 
     def refusal(self, *words: bytes) -> str:
-        """Why our user may not use a command; empty if the user may, whatever else is wrong with it."""
+        """Why our user cannot use a command; empty if the user can, whatever else is wrong with it."""
         try:
             self.ask(*words)
         except redis_errors.NoPermissionError as error:
             return str(error)
-        except redis_errors.ResponseError:
-            pass  # the server checks the rights first
+        except redis_errors.ResponseError as error:
+            # Some hosts take commands away from everybody. Whatever else is wrong: the server checks the rights first.
+            return str(error) if str(error).startswith(_UNKNOWN) else ""
         return ""
 
     def told(self, *words: bytes) -> dict[str, str]:
@@ -174,8 +177,10 @@ def _look_at(server: _Server, wanted: list[tuple[str, tuple[bytes, ...]]]) -> Fi
         "maxmemory-policy", ""
     )
     refusals = [(rule, server.refusal(*words)) for rule, words in wanted]
-    found.forbidden = list(dict.fromkeys(rule for rule, refusal in refusals if "to run" in refusal))
-    found.keys_forbidden = any(refusal and "to run" not in refusal for _, refusal in refusals)
+    found.forbidden = list(
+        dict.fromkeys(rule for rule, refusal in refusals if any(word in refusal for word in _OF_COMMANDS))
+    )
+    found.keys_forbidden = any(refusal and not any(word in refusal for word in _OF_COMMANDS) for _, refusal in refusals)
     return found
 
 
@@ -193,7 +198,6 @@ def _trials(lock: bytes, *, cluster: bool, replicas: bool) -> list[tuple[str, tu
         ("zscore", (b"ZSCORE", lock, b"check")),
         ("zcount", (b"ZCOUNT", lock, b"0", b"1")),
         ("zrange", (b"ZRANGE", lock, b"0", b"0")),
-        ("zrandmember", (b"ZRANDMEMBER", lock, b"1")),
         ("zremrangebyscore", (b"ZREMRANGEBYSCORE", lock, b"0", b"1")),
         ("rpush", (b"RPUSH", lock, b"check")),
         ("blpop", (b"BLPOP", lock, b"0.001")),
@@ -202,7 +206,6 @@ def _trials(lock: bytes, *, cluster: bool, replicas: bool) -> list[tuple[str, tu
         ("xread", (b"XREAD", b"STREAMS", lock + b":none", b"0-0")),
         ("eval", (b"EVAL", _NOTHING, b"1", lock)),
         ("evalsha", (b"EVALSHA", b"0" * 40, b"1", lock)),
-        ("script|load", (b"SCRIPT", b"LOAD", _NOTHING)),
     ]
     if cluster:
         trials.append(("scan", (b"SCAN", b"0", b"COUNT", b"1")))
@@ -210,7 +213,7 @@ def _trials(lock: bytes, *, cluster: bool, replicas: bool) -> list[tuple[str, tu
         # By these, redis-py learns where the keys are.
         trials += [("cluster|slots", (b"CLUSTER", b"SLOTS")), ("command", (b"COMMAND",))]
     else:
-        trials.append(("zscan", (b"ZSCAN", lock, b"0")))
+        trials += [("zscan", (b"ZSCAN", lock, b"0")), ("zrandmember", (b"ZRANDMEMBER", lock, b"1"))]
     if replicas:
         trials.append(("wait", (b"WAIT", b"0", b"1")))
     trials.append(("del", (b"DEL", lock)))
@@ -240,7 +243,7 @@ async def _try_out(context: Context, key: str) -> None:
 
 
 def _clean_up(context: Context, key: str) -> None:
-    # What is left would vanish by itself: that of a flight after seconds, that of a cluster's lock after months.
+    # What is left would vanish by itself: that of a flight after seconds, that of a cluster's lock after minutes.
     deployment = context.store.transport.deployment
     names = context.store.names(key)
     for each in (context.flights.names(key).news, *([names.index] if names.own_index else [])):

@@ -8,7 +8,6 @@ in the whole fleet, Redis decides.
 from __future__ import annotations
 
 import threading
-import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +32,13 @@ class LocalFlights:
 
     def join(self, name: bytes) -> LocalFlight | LocalFollower:
         """The flight of this name, to be led by us if nobody does yet; else our place among its followers."""
-        event = self._event()
         with self._mutex:
             flight = self._flights.get(name)
-            if flight is None or flight.is_abandoned:
-                mine = LocalFlight(self, name)
+            if flight is None:
+                mine = LocalFlight(_Shared(self, name))
                 self._flights[name] = mine.shared
                 return mine
-            return flight.follow(event)
+            return flight.follow(self._event())
 
 
 ABANDONED = object()
@@ -57,11 +55,6 @@ class _Shared:
         self.followers = 0
         self.in_time: int | None = None
         self.outcome: Any = None
-        self.leader: weakref.ref[LocalFlight] | None = None
-
-    @property
-    def is_abandoned(self) -> bool:
-        return self.leader is not None and self.leader() is None and self.outcome is None
 
     def follow(self, event: Event) -> LocalFollower:
         """One more follower, who is woken by this event."""
@@ -85,11 +78,6 @@ class _Shared:
         with suppress(IndexError):
             self.events.pop().set()
 
-    def wake_next_of_ended(self) -> None:
-        """As `wake_next`, where the outcome is known."""
-        if self.outcome is not None:
-            self.wake_next()
-
 
 class LocalFlight:
     """What the local leader has in hand: it ends the flight, and says with what outcome.
@@ -98,9 +86,8 @@ class LocalFlight:
     flight: its followers begin another.
     """
 
-    def __init__(self, flights: LocalFlights, name: bytes) -> None:
-        self.shared = _Shared(flights, name)
-        self.shared.leader = weakref.ref(self)
+    def __init__(self, shared: _Shared) -> None:
+        self.shared = shared
         self.lands = False
         """Is a value on its way into the cache? Then its flight in Redis ends by itself."""
 
@@ -157,5 +144,5 @@ class LocalFollower:
                 woken = self._event not in flight.events
                 if not woken:
                     flight.events.remove(self._event)
-            if woken or flight.outcome is not None:
-                flight.wake_next_of_ended()
+            if flight.outcome is not None:
+                flight.wake_next()

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .. import clock
 from ..policy.locks import caution
 from . import supervisor
 
@@ -105,12 +106,12 @@ class SupervisedCommand:
         """Return when the command is over, or the supervisor is of no use any more."""
         look_every = min(1.0, max(0.005, self._lease.timeout / 30))
         while not self._over:
-            left = self._lease.deadline - time.monotonic()
+            left = self._lease.deadline - clock.now()
             readable, _, _ = select.select([self._socket], [], [], min(look_every, left) if left > 0 else _LOOK_EVERY)
             if readable and not self._hear():
                 return
             self._tell_news()
-            late = time.monotonic() - self._lease.deadline
+            late = clock.now() - self._lease.deadline
             if late > 0 and self._group is not None and not self._over:
                 self._group.signal(signal.SIGKILL)  # as the supervisor does now, unless somebody stopped it
             if late > _OVERDUE:
@@ -123,7 +124,8 @@ class SupervisedCommand:
                 self.lost()
         elif deadline != self._told:
             self._told = deadline
-            self._say(f"until {deadline!r}")
+            # The supervisor has a process, and a clock, of its own.
+            self._say(f"until {time.monotonic() + deadline - clock.now()!r}")
 
     def _say(self, line: str) -> None:
         with suppress(OSError):
@@ -156,11 +158,11 @@ class SupervisedCommand:
     def _stop(self) -> None:
         """Do the supervisor's work, when it cannot."""
         self.end.stopped = "supervisor" if self._lease.held else "lost"
-        kill_at = time.monotonic() + self._grace
+        kill_at = clock.now() + self._grace
         if self._group is not None:
             self._group.ask_to_end()
         while self._group is not None and not self._group.is_gone():
-            now, last = time.monotonic(), min(kill_at, self._lease.deadline)
+            now, last = clock.now(), min(kill_at, self._lease.deadline)
             if now > last + _OVERDUE:
                 return
             if now >= last:

@@ -147,7 +147,7 @@ async def _withdraw(flights: FlightStore, call: Call) -> None:
 
 async def _take_part(flights: FlightStore, call: Call, local: LocalFlight, *, has_old: bool) -> Outcome:
     try:
-        answer: Leads | Follows | Paused | Outcome = await once_more(flights.join, call.names, call.token, call.lease)
+        answer: Leads | Follows | Paused | Outcome = await _join(flights, call)
         if isinstance(answer, Follows) and not has_old:
             answer = await _follow(flights, call, local, answer)
     except LockUnavailable as trouble:
@@ -170,6 +170,26 @@ async def _take_part(flights: FlightStore, call: Call, local: LocalFlight, *, ha
     return ServeOld() if isinstance(answer, Follows) else answer
 
 
+async def _join(flights: FlightStore, call: Call) -> Leads | Follows | Paused:
+    """As `once_more`, of the one request that may make us the leader without our hearing of it."""
+    sent = False
+
+    async def ask() -> Leads | Follows | Paused:
+        nonlocal sent
+        try:
+            return await flights.join(call.names, call.token, call.lease)
+        except ServerTrouble as trouble:
+            sent = sent or trouble.sent
+            raise
+
+    try:
+        return await once_more(ask)
+    except LockUnavailable:
+        if sent:
+            flights.give_back_later(call.names, call.token, call.lease)
+        raise
+
+
 async def _follow(flights: FlightStore, call: Call, local: LocalFlight, seen: Follows) -> Leads | Paused | Outcome:
     """Wait for the news of somebody else's flight, and look on the side whether its leader has died."""
     since = seen.since
@@ -183,7 +203,7 @@ async def _follow(flights: FlightStore, call: Call, local: LocalFlight, seen: Fo
                         break
                     if flights.now() >= call.until:
                         return TimeOver(seen.leader, seen.left)
-                    answer = await flights.join(call.names, call.token, call.lease)
+                    answer = await _join(flights, call)
                     if not isinstance(answer, Follows):
                         return answer
                     seen = answer

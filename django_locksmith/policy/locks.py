@@ -1,7 +1,7 @@
 """The rules of the lock, written once: acquire, wait, release, abandon, extend, renew.
 
 Everything here is a coroutine over a store that is given to it. Nothing here knows of Redis, asyncio, threads or
-clocks; with the store of a thread nothing in it ever suspends, and `bridge.run_sync` runs it. So a lost reply, a
+clocks; with the store of a thread nothing in it ever suspends, and `sync_bridge.run_sync` runs it. So a lost reply, a
 cancellation, a deadline are dealt with in one place for both worlds. How and why: docs/internals.md.
 """
 
@@ -134,6 +134,10 @@ async def withdraw(store: LockStore, attempt: Attempt) -> None:
 async def _wait_in_redis(store: LockStore, attempt: Attempt, until: float, seen: Busy, patience: _Patience) -> Answer:
     """Block until the baton comes, and look on the side whether the holder has died."""
     blocked = await store.block_for_baton(attempt, until - store.now())
+    if blocked is None:
+        # Others of this process wait on all the connections that it may have: ask now and then.
+        await store.sleep(until_next_probe(store, until, seen))
+        return await store.acquire(attempt, max(0.0, until - store.now()), "again")
     try:
         while True:
             if await blocked.woken(until_next_probe(store, until, seen)) is not NO_REPLY:

@@ -11,7 +11,7 @@ from redis import exceptions as redis_errors
 from ..exceptions import ServerTrouble
 from .messages import NO_REPLY
 from .node import IDLE, TIME
-from .transport import ASKING, FAILURES, REDIS_ERRORS, Connection, Transport, ask_at, is_spoiled
+from .transport import ASKING, FAILURES, REDIS_ERRORS, SILENCE, Connection, Transport, ask_at, is_spoiled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine
@@ -53,14 +53,12 @@ class AsyncTransport(Transport):
             self._end_turn()
 
     async def _exchange(self, lock: bytes, request: bytes, undo: Undo | None) -> Any:
-        sent = False
         try:
             node = self.deployment.node_for(lock)
             conn = self._fresh(node) or await self._borrow(node)
         except Exception as error:
             raise await self.trouble(error, lock) from error
         try:
-            sent = True
             if undo is not None:
                 undo.sent = True
             await conn.send_packed_command(request, check_health=False)
@@ -79,7 +77,7 @@ class AsyncTransport(Transport):
             if self.deployment.cluster and (where := ask_at(error)):
                 return await self._ask_elsewhere(where, lock, request)
             if isinstance(error, Exception):
-                raise await self.trouble(error, lock, sent=sent) from error
+                raise await self.trouble(error, lock, sent=True) from error
             raise
         if not self._keep(node, conn):
             await conn.disconnect(nowait=True)
@@ -173,8 +171,8 @@ class AsyncTransport(Transport):
         explained = self.explain(error, lock, sent=sent)
         if self.deployment.cluster and isinstance(explained, ServerTrouble):
             try:
-                await asyncio.to_thread(self.deployment.changed)
-            except REDIS_ERRORS:
+                await asyncio.to_thread(self.deployment.changed, self.patience(explained))
+            except (*REDIS_ERRORS, *SILENCE):
                 pass  # nobody knows yet; the next try will ask again
         return explained
 

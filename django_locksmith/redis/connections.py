@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import threading
+import re
 from abc import ABC, abstractmethod
 from functools import cached_property, partial
 from importlib import import_module
+from inspect import signature
+from math import inf
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,6 +20,7 @@ from redis import exceptions as redis_errors
 from redis.cluster import RedisCluster
 
 from .. import forks
+from .errands import Errand
 from .key_names import slot_of
 from .node import ANSWER_WITHIN, Node
 from .outage import Outage
@@ -30,8 +33,14 @@ if TYPE_CHECKING:
 
 
 _URL_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "memory")
-# The cause tells what exactly is wrong; it is not quoted here, for it may contain a part of the password.
-_BAD_URL = "LOCKSMITH['REDIS'] is not a usable URL; is its port a number, and its password percent-encoded?"
+# What exactly is wrong is not told, nor where: it may contain a part of the password.
+_BAD_URL = (
+    "LOCKSMITH['REDIS'] is not a usable URL; is its port a number, is its password percent-encoded, and has each of its"
+    " options a value that it can have?"
+)
+_BY_HOST = ("redis", "rediss")  # redis-py takes what is no number there for 0
+_ALIAS = re.compile(r"[\w .-]{1,60}")
+_TIMES = ("socket_timeout", "socket_connect_timeout")
 
 
 class Deployment(ABC):
@@ -58,8 +67,8 @@ class Deployment(ABC):
         """The server at this address, which another one of the cluster has named."""
         raise LookupError(f"no cluster, and no node {host}:{port}")
 
-    def changed(self) -> None:  # noqa: B027  # only a cluster has something to do
-        """Servers have moved: ask where the keys are now."""
+    def changed(self, wait: float) -> None:  # noqa: B027  # only a cluster has something to do
+        """Servers have moved: ask where the keys are now, and wait for the answer for so many seconds at most."""
 
 
 class OneServer(Deployment):
@@ -107,14 +116,17 @@ class Cluster(Deployment):
     cluster = True
 
     def __init__(self, connect: Callable[[], RedisCluster]) -> None:
-        self._connect = connect
         self._nodes: dict[str, Node] = {}
-        self._asking = threading.Lock()
+        self._made: RedisCluster | None = None
+        self._connecting = Errand("locksmith-cluster", connect)
+        self._asking = Errand("locksmith-cluster", lambda: self._client.nodes_manager.initialize())
 
-    @cached_property
+    @property
     def _client(self) -> RedisCluster:
         # Made at the first use that finds the cluster up: its client cannot be made without asking it.
-        return self._connect()
+        if self._made is None:
+            self._made = self._connecting.result(ANSWER_WITHIN)
+        return self._made
 
     def _node(self, cluster_node: ClusterNode) -> Node:
         name = str(cluster_node.name)
@@ -128,7 +140,7 @@ class Cluster(Deployment):
     def node_at(self, host: str, port: int) -> Node:
         known = self._client.nodes_manager.get_node(host, port)
         if known is None:
-            self.changed()
+            self.changed(ANSWER_WITHIN)
             known = self._client.nodes_manager.get_node(host, port)
         if known is None:
             raise redis_errors.ClusterError(f"the cluster does not know its node {host}:{port}")
@@ -137,13 +149,8 @@ class Cluster(Deployment):
     def nodes(self) -> list[Node]:
         return [self._node(cluster_node) for cluster_node in self._client.get_primaries()]  # type: ignore[no-untyped-call]  # redis-py
 
-    def changed(self) -> None:
-        # One thread asks for all; the others go on with the map they have, and come back if it was wrong.
-        if self._asking.acquire(blocking=False):
-            try:
-                self._client.nodes_manager.initialize()
-            finally:
-                self._asking.release()
+    def changed(self, wait: float) -> None:
+        self._asking.result(wait)
 
 
 def open_deployment(where: str) -> Deployment:
@@ -159,7 +166,14 @@ def open_deployment(where: str) -> Deployment:
         client = make_client()
     except redis_errors.RedisClusterException:
         return Cluster(make_client)
-    return Cluster(lambda: client) if isinstance(client, RedisCluster) else OneServer(client.connection_pool)
+    if isinstance(client, RedisCluster):
+        return Cluster(lambda: client)
+    try:
+        return OneServer(client.connection_pool)
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(
+            f"LOCKSMITH['REDIS'] names {where!r}, whose OPTIONS in CACHES redis-py refuses: {error}"
+        ) from error
 
 
 def check_deployment(where: str) -> None:
@@ -167,6 +181,8 @@ def check_deployment(where: str) -> None:
     if "://" in where:
         if _check_url(where) == "memory":
             _fakeredis()
+        else:
+            _pool_of(where)
     else:
         _cache_for(where)
 
@@ -174,8 +190,9 @@ def check_deployment(where: str) -> None:
 def _cache_for(alias: str) -> Any:
     if alias not in caches.settings:
         known = ", ".join(map(repr, caches.settings))
+        said = f"names {alias!r}" if _ALIAS.fullmatch(alias) else "says something"  # maybe a password
         raise ImproperlyConfigured(
-            f"LOCKSMITH['REDIS'] names {alias!r}, which is no alias in CACHES ({known}) and no redis:// URL"
+            f"LOCKSMITH['REDIS'] {said}, which is no alias in CACHES ({known}) and no redis:// URL"
         )
     try:
         cache = caches[alias]
@@ -200,11 +217,15 @@ def _check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         scheme, _ = parts.scheme, parts.port  # the port is read when it is asked for
-    except ValueError as error:
-        raise ImproperlyConfigured(_BAD_URL) from error
+        database = parts.path.strip("/")
+        if not url.isprintable() or (database and not database.isdigit() and scheme in _BY_HOST):
+            raise ValueError
+    except ValueError:
+        raise ImproperlyConfigured(_BAD_URL) from None
     if scheme not in _URL_SCHEMES:
         known = ", ".join(f"{known}://" for known in _URL_SCHEMES)
-        raise ImproperlyConfigured(f"LOCKSMITH['REDIS'] has the URL scheme {scheme!r}; known are {known}")
+        said = f"the URL scheme {scheme!r}" if re.fullmatch("[a-z+]{1,12}", scheme) else "a URL scheme that is unknown"
+        raise ImproperlyConfigured(f"LOCKSMITH['REDIS'] has {said}; known are {known}")
     return scheme
 
 
@@ -212,14 +233,35 @@ def _open_url(url: str) -> Deployment:
     scheme = _check_url(url)
     if scheme == "memory":
         return _memories.get(url) or _memories.setdefault(url, Memory())
+    pool = _pool_of(url)
+    if scheme.endswith("+cluster"):
+        return Cluster(partial(RedisCluster.from_url, url.replace("+cluster", "", 1)))
+    return OneServer(pool)
+
+
+def _pool_of(url: str) -> ConnectionPool:
     try:
-        if scheme.endswith("+cluster"):
-            url = url.replace("+cluster", "", 1)
-            connection.parse_url(url)  # type: ignore[no-untyped-call]  # says now what is wrong with the URL
-            return Cluster(partial(RedisCluster.from_url, url))
-        return OneServer(connection.ConnectionPool.from_url(url))
-    except ValueError as error:
-        raise ImproperlyConfigured(_BAD_URL) from error
+        pool = connection.ConnectionPool.from_url(url.replace("+cluster", "", 1))
+        _check_options(pool)
+    except (TypeError, ValueError, redis_errors.RedisError):
+        raise ImproperlyConfigured(_BAD_URL) from None
+    return pool
+
+
+def _check_options(pool: ConnectionPool) -> None:
+    """Raise what is wrong with the options of a URL, without contacting the server."""
+    given = pool.connection_kwargs
+    known: set[str] = set()
+    for base in pool.connection_class.__mro__:
+        known.update(signature(base.__init__).parameters)
+    if unknown := sorted(given.keys() - known):
+        names = ", ".join(name for name in unknown if name.isidentifier() and len(name) < 40)
+        raise ImproperlyConfigured(f"LOCKSMITH['REDIS'] is a URL with an option that redis-py does not have: {names}")
+    for name in _TIMES:
+        seconds = given.get(name)
+        if seconds is not None and not 0 < seconds < inf:
+            raise ImproperlyConfigured(f"LOCKSMITH['REDIS'] is a URL whose {name} is not more than 0 seconds")
+    pool.connection_class(**given)
 
 
 def _fakeredis() -> Any:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
-from math import ceil, inf
-from typing import TYPE_CHECKING, Any
+import re
+from functools import partial
+from math import ceil
+from typing import TYPE_CHECKING, Any, get_args
 
 from redis.exceptions import NoScriptError
 
-from ..exceptions import ServerTrouble
+from ..exceptions import LockUnavailable, ServerTrouble
+from ..tokens import looks_like_a_token
 from .key_names import decode, names_of_flight
-from .lock_store import TOO_LATE, too_late
+from .lock_store import LONGEST_BLOCK, TOO_LATE, too_late
 from .lua import JOIN, LAND, LANDING, VOID
-from .messages import Follows, Leads, News, NoReply, Paused
+from .messages import Follows, Leads, News, NewsOf, NoReply, Paused
 from .packing import pack, request
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from .key_names import FlightNames
     from .lock_store import LockStore
     from .transport import Connection
+
+
+_SECONDS = re.compile(r"\d{1,10}(\.\d{1,9})?")
+_KIND = re.compile(r"[\w.<>]*")
 
 
 class FlightStore:
@@ -48,20 +55,17 @@ class FlightStore:
             reply = await self._transport.call(names.lock, request(JOIN, names, *arguments), undo)
         except NoScriptError:
             for later in (LANDING, LAND):  # they may be its last words
-                await self._transport.call(names.lock, pack(b"SCRIPT", b"LOAD", later.text))
+                await self._store.load(names.lock, later)
             sent = self.now()
             reply = await self._transport.call(names.lock, request(JOIN, names, *arguments, full=True), undo)
-        except ServerTrouble as trouble:
-            if trouble.sent:
-                self.give_back_later(names, token, lease)
-            raise
         if reply[0] == TOO_LATE:
             raise too_late(node)
         if reply[0] == 1:
             return Leads(sent)
         if reply[0] == 2:
-            return Paused(reply[1] / 1000, News(*json.loads(decode(reply[2]))))
-        return Follows(sent, reply[1] / 1000, decode(reply[2]).removeprefix("landing:"), _bytes(reply[3]))
+            return Paused(reply[1] / 1000, _pause(names, reply[2]))
+        leader = decode(reply[2]).removeprefix("landing:")
+        return Follows(sent, reply[1] / 1000, leader if looks_like_a_token(leader) else "", _bytes(reply[3]))
 
     def give_back_later(self, names: FlightNames, token: bytes, lease: float) -> None:
         """We may lead it, or lead it and cannot say so: whoever works in the background ends it."""
@@ -90,13 +94,21 @@ class FlightStore:
 
     async def listen(self, names: FlightNames, since: bytes, seconds: float) -> Listener:
         """Block, on a connection of our own, until there are news after `since`."""
-        node = self._transport.node_for(names.lock)
-        connection = await self._transport.connection_to(node)
-        listener = Listener(connection, names.news, since, node.longest_block)
+        place = self._store.place_to_wait()
+        if place is None:
+            raise ServerTrouble(RuntimeError("as many connections as may be wait already"))
+        leave = partial(self._store.waiting.discard, place)
+        try:
+            node = self._transport.node_for(names.lock)
+            connection = await self._transport.connection_to(node)
+        except BaseException:
+            leave()
+            raise
+        listener = Listener(leave, connection, names.news, since, node.longest_block)
         try:
             await listener.block(seconds)
         except BaseException:
-            await connection.drop()
+            await listener.leave()
             raise
         return listener
 
@@ -117,7 +129,10 @@ class _UndoJoin:
 class Listener:
     """A follower that waits in Redis for the news of a flight."""
 
-    def __init__(self, connection: Connection, news: bytes, since: bytes, longest: float) -> None:
+    def __init__(
+        self, end: Callable[[], None], connection: Connection, news: bytes, since: bytes, longest: float
+    ) -> None:
+        self._end = end
         self._connection = connection
         self._request = (b"STREAMS", news, since)
         self._longest = longest
@@ -126,7 +141,7 @@ class Listener:
     async def block(self, seconds: float) -> None:
         """Ask for the news, and wait for them where there are none yet."""
         seconds = min(seconds, self._longest)
-        ms = b"0" if seconds == inf else b"%d" % max(1, ceil(seconds * 1000))
+        ms = b"0" if seconds > LONGEST_BLOCK else b"%d" % max(1, ceil(seconds * 1000))
         await self._connection.send(pack(b"XREAD", b"BLOCK", ms, *self._request))
 
     async def news_within(self, seconds: float) -> News | NoReply | None:
@@ -138,6 +153,7 @@ class Listener:
         if isinstance(reply, NoReply):
             return reply
         self._open = False
+        self._end()
         await self._connection.keep()
         return _latest(reply)
 
@@ -145,6 +161,7 @@ class Listener:
         """Close the connection, unless its reply has been read."""
         if self._open:
             self._open = False
+            self._end()
             await self._connection.drop()
 
 
@@ -154,8 +171,34 @@ def _latest(reply: Any) -> News | None:
         return None
     streams = list(reply.values()) if isinstance(reply, dict) else [entries for _, entries in reply]
     _, fields = streams[0][-1]
-    what, kind, message = (decode(value) for value in fields[1::2])
-    return News(what, kind, message)  # type: ignore[arg-type]  # one of the words that land.lua and void.lua say
+    # What nobody of us can have said is as good as no result: whoever waits looks again.
+    return _news(*map(decode, fields[1::2])) or News("void")
+
+
+def _pause(names: FlightNames, kept: bytes | str) -> News:
+    """Why nobody may lead. Raises `LockUnavailable` where nobody of us can have said that."""
+    try:
+        said = json.loads(decode(kept))
+        news = _news(*said) if isinstance(said, list) else None
+    except (ValueError, RecursionError):
+        news = None
+    if news is None or news.what not in ("failed", "later"):
+        raise LockUnavailable(
+            f"what the key {decode(names.pause)!r} holds is no pause of a flight: delete it, or it ends by itself"
+        )
+    return news
+
+
+def _news(*said: Any) -> News | None:
+    """What was said, if it is something that land.lua and void.lua say."""
+    if len(said) != 3 or not all(isinstance(each, str) for each in said):
+        return None
+    what, kind, message = said
+    if what not in get_args(NewsOf) or not _KIND.fullmatch(kind):
+        return None
+    if what == "later" and not _SECONDS.fullmatch(message):
+        return None
+    return News(what, kind, message)
 
 
 def _text(text: str) -> bytes:

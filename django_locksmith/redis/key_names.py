@@ -19,6 +19,8 @@ _RESERVED = ("<queue>", "<baton>", "<index>", "<flight>", "<news>", "<pause>")
 _OPEN_BRACE = "LOCKSMITH['PREFIX'] {!r} has an open brace; a cluster needs it closed or left out"
 _LONGEST = 200
 """Bytes of a flight's name. A longer one (the keys of caches may be long) is replaced by its digest."""
+TOO_LONG = 1000
+"""Characters of a key whose names are not remembered: with a thousand such, a process would be full of them."""
 
 
 class Keyring(Protocol):
@@ -93,6 +95,15 @@ def check_key(key: object) -> str:
     return key
 
 
+def can_be_written(text: str) -> bool:
+    """Has it bytes for Redis? A lone surrogate has none."""
+    try:
+        encode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def encode(text: str) -> bytes:
     # Python's way to carry bytes that are no UTF-8 (file names, for one): the same bytes go to Redis.
     return text.encode("utf-8", "surrogateescape")
@@ -102,7 +113,6 @@ def decode(name: bytes | str) -> str:
     return name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")
 
 
-@lru_cache(maxsize=1024)
 def names_on_one_server(prefix: str, key: str) -> Names:
     """On one server the index is shared by all locks of the prefix."""
     return Names(
@@ -114,16 +124,27 @@ def names_on_one_server(prefix: str, key: str) -> Names:
     )
 
 
-@lru_cache(maxsize=1024)
 def names_in_cluster(prefix: str, key: str) -> Names:
-    """In a cluster all keys of a lock live in the slot of the lock, whatever braces its key contains."""
+    """In a cluster all keys of a lock live in the slot of the lock, whatever braces its key contains.
+
+    Raises `ValueError` where the prefix has an open brace.
+    """
     queue, baton, index = (_companion(prefix, word, key) for word in _RESERVED[:3])
     return Names(key, encode(f"{prefix}{key}"), queue, baton, index, own_index=True)
 
 
-@lru_cache(maxsize=1024)
 def names_of_flight(prefix: str, key: str, *, in_cluster: bool) -> FlightNames:
-    """The keys of a flight share a slot by a tag of their own; a single server does not mind."""
+    """The keys of a flight share a slot by a tag of their own; a single server does not mind.
+
+    Raises `ValueError` where the prefix has an open brace.
+    """
+    if len(key) > TOO_LONG:
+        return _names_of_flight.__wrapped__(prefix, key, in_cluster=in_cluster)
+    return _names_of_flight(prefix, key, in_cluster=in_cluster)
+
+
+@lru_cache(maxsize=1024)
+def _names_of_flight(prefix: str, key: str, *, in_cluster: bool) -> FlightNames:
     name = encode(key)
     if len(name) > _LONGEST:
         name = sha256(name).hexdigest().encode()
@@ -137,6 +158,12 @@ def is_lock(prefix: str, name: bytes | str) -> bool:
     """Is this name, found in Redis, one of a lock, and not of something that belongs to it?"""
     text = decode(name)
     return text.startswith(prefix) and not text[len(prefix) :].startswith(_RESERVED)
+
+
+def not_a_lock(name: bytes, why: str) -> str:
+    """What is said of a key that something else is stored under."""
+    whose = f"the lock {name.decode('utf-8', 'replace')!r}" if name else "the locks"
+    return f"a key of {whose} holds something that is no lock: {why}; delete it, or choose another key or PREFIX"
 
 
 def glob_escape(text: str) -> str:
@@ -158,10 +185,14 @@ def _companion(prefix: str, word: str, key: str) -> bytes:
     lock = encode(f"{prefix}{key}")
     slot = slot_of(lock)
     head, tail = encode(f"{prefix}{word}"), encode(key)
-    # A tag of the key's own serves as it is; a key without braces is its own tag; the rest (`a}b`, `a{}b`) gets one.
-    for name in (head + tail, head + b"{" + lock + b"}"):
-        if slot_of(name) == slot:
-            return name
+    # A tag of the key's own serves as it is, behind a colon; a key without braces is its own tag; the rest (`a}b`,
+    # `a{}b`) gets one. No two of these are alike, so that no two locks share what belongs to them.
+    name = head + b":" + tail
+    if b"{" in lock and slot_of(name) == slot:
+        return name
+    name = head + b"{" + lock + b"}"
+    if b"}" not in lock and slot_of(name) == slot:
+        return name
     name = head + b"{" + _tag_for(slot) + b"}" + tail
     if slot_of(name) != slot:
         raise ValueError(_OPEN_BRACE.format(prefix))

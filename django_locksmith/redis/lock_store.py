@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import NoScriptError, ResponseError
 
 from ..exceptions import LockUnavailable, ServerTrouble
-from ..records import LockInfo
-from ..tokens import read_holder
+from ..tokens import looks_like_a_token
 from . import lock_requests
-from .key_names import decode, encode, glob_escape, is_lock, names_in_cluster, names_on_one_server
-from .lua import ABANDON, EXTEND, LOOK, LOOK_ALONE, RELEASE, RELEASE_ALONE
+from .key_names import decode
+from .look_store import LookStore
+from .lua import ABANDON, EXTEND, RELEASE, RELEASE_ALONE
 from .messages import Answer, Busy, Granted, Mode, NoReply, Refused
 from .node import TIME
 from .packing import bulk, head, pack, request
 from .transport import is_moving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
-    from .key_names import Keyring, Names
-    from .lua import Script
+    from .key_names import Names
     from .messages import Attempt, Holding
     from .node import Node
     from .transport import Connection, Transport
@@ -32,32 +29,34 @@ if TYPE_CHECKING:
 _REPLICAS_WITHIN = 1.0
 """Seconds that the replicas have to confirm a grant."""
 TOO_LATE = -2
-_LONGEST_BLOCK = 10.0**8
+LONGEST_BLOCK = 10.0**8
 """Seconds; three years are without limit, and Redis takes no more than some 300,000 of them."""
-_PAGE = 500
-_MANY = 1024
+_KEEP_INDEX_MS = 600_000
+"""Stands in acquire_free.lua, too."""
+_SWEEP_EVERY = 256
+"""Of so many grants, one has the locks looked for that are over."""
+_SWEEP_WITHIN = 60.0
+"""Seconds; what cannot be asked by then is left to the next time."""
+MOST_WAITING = 500
+"""Connections of one process or event loop that wait in Redis at one time."""
 
 
 GivesBack = Callable[["LockStore"], Coroutine[Any, Any, Any]]
 """What gives back what is not needed any more."""
 
 
-class LockStore:
+class LockStore(LookStore):
     """The locks of one prefix on one deployment, over the transport of one process or event loop."""
 
-    def __init__(self, transport: Transport, prefix: str, min_replicas: int = 0) -> None:
-        self.transport = transport
-        self.now = transport.now
-        self.sleep = transport.sleep
-        self.shielded = transport.shielded
-        self.prefix = prefix
+    def __init__(self, transport: Transport, prefix: str | Callable[[], str], min_replicas: int = 0) -> None:
+        super().__init__(transport, prefix)
         self._call = transport.call
         self.min_replicas = min_replicas
         self.give_back_later: Callable[[GivesBack, float], None] = _leave_it
         """Go on trying, in the background and by a store for threads, for so many seconds."""
-        # The keys in Redis of a lock, by its key.
-        make_names = names_in_cluster if transport.deployment.cluster else names_on_one_server
-        self.names = _NamesCache(partial(make_names, prefix)).__getitem__
+        self.waiting: set[object] = set()
+        """Those who wait in Redis now, each on a connection."""
+        self._sweeps = not transport.deployment.cluster
 
     # ---- taking and giving back
 
@@ -74,17 +73,15 @@ class LockStore:
             valid = await self.valid_until(node, lock)
             sent = self.now()
         try:
-            reply = await self._call(lock, lock_requests.acquire(attempt, wait, mode, valid), undo)
-            attempt.sent = True
-        except NoScriptError:
-            await self._call(lock, pack(b"SCRIPT", b"LOAD", RELEASE.text))  # a release may be its last word, too
-            valid = await self.valid_until(node, lock)
-            sent = self.now()
-            reply = await self._call(lock, lock_requests.acquire(attempt, wait, mode, valid, full=True), undo)
-            attempt.sent = True
-        except BaseException:
+            try:
+                reply = await self._call(lock, lock_requests.acquire(attempt, wait, mode, valid), undo)
+            except NoScriptError:
+                await self.load(lock, RELEASE)  # a release may be its last word, too
+                valid = await self.valid_until(node, lock)
+                sent = self.now()
+                reply = await self._call(lock, lock_requests.acquire(attempt, wait, mode, valid, full=True), undo)
+        finally:
             attempt.sent = attempt.sent or undo.sent
-            raise
         return self.answer(node, reply, sent)
 
     async def valid_until(self, node: Node, lock: bytes) -> int:
@@ -108,14 +105,18 @@ class LockStore:
         if sent >= node.clock.tells_more_at:
             node.clock.heard(sent, self.now(), server_time)
         if reply[0] == 1:
+            if self._sweeps and reply[1] % _SWEEP_EVERY == 0:
+                self.give_back_later(LockStore.sweep, _SWEEP_WITHIN)
             return Granted(reply[-1], sent, server_time)
-        return Busy(sent, server_time, reply[2] / 1000 if reply[2] >= 0 else None, decode(reply[3]))
+        holder = decode(reply[3])
+        left = reply[2] / 1000 if reply[2] >= 0 else None
+        return Busy(sent, server_time, left, holder if looks_like_a_token(holder) else "")
 
     async def _acquire_with_replicas(self, attempt: Attempt, wait: float, mode: Mode) -> Answer:
         # WAIT speaks of the writes of its own connection.
         node = self.transport.node_for(attempt.names.lock)
         valid = await self.valid_until(node, attempt.names.lock)
-        async with self._connection_to(node) as connection:
+        async with self.connection_to(node) as connection:
             attempt.sent = True
             sent = self.now()
             await connection.send(lock_requests.acquire(attempt, wait, mode, valid))
@@ -142,22 +143,42 @@ class LockStore:
                 f" LOCKSMITH['MIN_REPLICAS'] asks for had it after {_REPLICAS_WITHIN:g} s"
             )
 
-    async def block_for_baton(self, attempt: Attempt, wait: float) -> BlockedWait:
-        """Block on the baton for all of `wait` (seconds), with the claim already behind it."""
-        node = self.transport.node_for(attempt.names.lock)
-        wait = min(wait, node.longest_block)
-        connection = await self.transport.connection_to(node)
+    async def block_for_baton(self, attempt: Attempt, wait: float) -> BlockedWait | None:
+        """Block on the baton for all of `wait` (seconds), with the claim already behind it.
+
+        `None`: so many wait already that there is no connection for one more.
+        """
+        place = self.place_to_wait()
+        if place is None:
+            return None
         try:
-            seconds = b"0" if wait > _LONGEST_BLOCK else b"%.3f" % max(wait, 0.001)
+            node = self.transport.node_for(attempt.names.lock)
+            wait = min(wait, node.longest_block)
+            connection = await self.transport.connection_to(node)
+        except BaseException:
+            self.waiting.discard(place)
+            raise
+        try:
+            seconds = b"0" if wait > LONGEST_BLOCK else b"%.3f" % max(wait, 0.001)
             # The claim needs no time of its own: the queue says for how long its sender is waited for.
             await connection.send(
                 pack(b"BLPOP", attempt.names.baton, seconds)
                 + lock_requests.acquire(attempt, 0, "claim", lock_requests.EVER)
             )
         except BaseException:
+            self.waiting.discard(place)
             await connection.drop()
             raise
-        return BlockedWait(self, node, connection, attempt)
+        return BlockedWait(self, node, connection, attempt, place)
+
+    def place_to_wait(self) -> object | None:
+        """A place among those who may wait in Redis; `None` if all are taken. It is left by `waiting.discard`."""
+        place = object()
+        self.waiting.add(place)  # first, for others do so at the same time
+        if len(self.waiting) <= MOST_WAITING:
+            return place
+        self.waiting.discard(place)
+        return None
 
     async def release(self, attempt: Attempt) -> bool:
         """Give the lock back; `False` if it was not held with this token. Harmless if repeated."""
@@ -203,12 +224,17 @@ class LockStore:
         requests = [
             request(EXTEND, attempt.names, attempt.token, b"%d" % ms, b"%d" % valid, b"renew") for attempt, ms in leases
         ]
+        # What a lock of a cluster has for itself, its last fence, is to outlive it.
+        indexes = {getattr(attempt.names, "index", b""): ms for attempt, ms in leases} if not self._sweeps else {}
+        requests += [pack(b"PEXPIRE", index, b"%d" % (ms + _KEEP_INDEX_MS)) for index, ms in indexes.items() if index]
         try:
             left = await self._replies(node, requests)
         except NoScriptError:
-            await self._replies(node, [pack(b"SCRIPT", b"LOAD", EXTEND.text)])
+            (attempt, ms), *_ = leases
+            arguments = attempt.token, b"%d" % ms, b"%d" % valid, b"renew"
+            requests[0] = request(EXTEND, attempt.names, *arguments, full=True)  # from then on it is known
             left = await self._replies(node, requests)
-        return sent, [too_late(node) if each == TOO_LATE else _seconds(each) for each in left]
+        return sent, [too_late(node) if each == TOO_LATE else _seconds(each) for each in left[: len(leases)]]
 
     async def _replies(self, node: Node, requests: list[bytes]) -> list[Any]:
         """The replies to many requests, or the errors that they were answered with. Raises `NoScriptError`."""
@@ -239,111 +265,16 @@ class LockStore:
             raise unknown
         return replies
 
-    # ---- looking in
-
-    async def look(self, names: Names) -> LockInfo | None:
-        """One lock as it is now, or `None` if nobody has it."""
-        try:
-            reply = await self.run(LOOK, names)
-        except ServerTrouble as trouble:
-            if not is_moving(trouble.error):
-                raise
-            reply = await self.run(LOOK_ALONE, names)
-        return _info(names, reply)
-
-    async def keys(self) -> list[str]:
-        """The keys of all locks that may be held: what the index says, or, in a cluster, what a scan finds."""
-        found: set[str] = set()
-        if self.transport.deployment.cluster:
-            pattern = encode(glob_escape(self.prefix)) + b"*"
-            for node in self.transport.nodes():
-                async for page in self._pages(node, b"SCAN", (), b"MATCH", pattern):
-                    found.update(decode(name) for name in page if is_lock(self.prefix, name))
-        else:
-            index = self.names("").index
-            async for page in self._pages(self.transport.node_for(index), b"ZSCAN", (index,)):
-                # Every other one is a score; and one without a name is the last fence.
-                found.update(decode(name) for name in page[::2] if name)
-        return [name[len(self.prefix) :] for name in found]
-
-    async def _pages(
-        self, node: Node, command: bytes, key: tuple[bytes, ...], *rest: bytes
-    ) -> AsyncIterator[list[bytes | str]]:
-        cursor = b"0"
-        async with self._connection_to(node) as connection:
-            while True:
-                await connection.send(pack(command, *key, cursor, *rest, b"COUNT", b"%d" % _PAGE))
-                following, page = await connection.read()
-                yield page
-                cursor = following if isinstance(following, bytes) else str(following).encode()
-                if cursor == b"0":
-                    return
-
-    async def look_at(self, many: Sequence[Names]) -> list[LockInfo]:
-        """Many locks as they are now; those that nobody has are left out."""
-        found = []
-        groups: dict[Node, list[Names]] = {}
-        for names in many:
-            groups.setdefault(self.transport.node_for(names.lock), []).append(names)
-        for node, group in groups.items():
-            async with self._connection_to(node) as connection:
-                for start in range(0, len(group), _PAGE):
-                    page = group[start : start + _PAGE]
-                    await connection.send(b"".join(request(LOOK, names) for names in page))
-                    for names in page:
-                        try:
-                            info = _info(names, await connection.read())
-                        except NoScriptError:
-                            info = await self.look(names)
-                        if info is not None:
-                            found.append(info)
-        return found
-
-    # ---- how
-
-    async def run(self, script: Script, names: Keyring, *arguments: bytes) -> Any:
-        try:
-            return await self.transport.call(names.lock, request(script, names, *arguments))
-        except NoScriptError:
-            return await self.transport.call(names.lock, request(script, names, *arguments, full=True))
-
-    @asynccontextmanager
-    async def _connection_to(self, node: Node) -> AsyncIterator[Connection]:
-        """A connection that is kept if all goes well, and dropped if not."""
-        connection = await self.transport.connection_to(node)
-        try:
-            yield connection
-        except BaseException:
-            await connection.drop()
-            raise
-        await connection.keep()
-
-
-def _leave_it(work: GivesBack, seconds: float) -> None:
-    """It ends with its lease."""
-
-
-class _NamesCache(dict[str, "Names"]):
-    """The names of the locks used of late. A plain dict: `lru_cache` would cost three times as much."""
-
-    def __init__(self, make: Callable[[str], Names]) -> None:
-        self._make = make
-
-    def __missing__(self, key: str) -> Names:
-        if len(self) >= _MANY:
-            self.clear()
-        names = self[key] = self._make(key)
-        return names
-
 
 class BlockedWait:
     """A waiter blocked in Redis, whose claim Redis runs as soon as the baton, or the end of the wait, wakes it."""
 
-    def __init__(self, store: LockStore, node: Node, connection: Connection, attempt: Attempt) -> None:
+    def __init__(self, store: LockStore, node: Node, connection: Connection, attempt: Attempt, place: object) -> None:
         self._store = store
         self._node = node
         self._connection = connection
         self._attempt = attempt
+        self._place = place
         # The reply to the BLPOP: the baton, or nil at the end of the wait. The reply to the claim says which it was.
         self.woken = connection.read_within
         self.open = True
@@ -359,14 +290,22 @@ class BlockedWait:
         answer = self._store.answer(self._node, reply, sent)
         if self._store.min_replicas and isinstance(answer, Granted):
             await self._store.confirm(self._connection, self._attempt.names)
-        self.open = False
+        self._end()
         await self._connection.keep()
         return answer
 
     async def leave(self) -> None:
         """Close the connection, whose replies have not all been read."""
-        self.open = False
+        self._end()
         await self._connection.drop()
+
+    def _end(self) -> None:
+        self.open = False
+        self._store.waiting.discard(self._place)
+
+
+def _leave_it(work: GivesBack, seconds: float) -> None:
+    """It ends with its lease."""
 
 
 def _seconds(reply: Any) -> float | BaseException:
@@ -378,21 +317,3 @@ def too_late(node: Node) -> ServerTrouble:
     # Slower than we waited, or what we know of its clock is not true any more: it is asked before the next request.
     node.clock.forget()
     return ServerTrouble(TimeoutError("a request reached Redis after its time"))
-
-
-def _info(names: Names, reply: list[Any]) -> LockInfo | None:
-    now_us, holder, left, waiters, fence = reply
-    if not holder:
-        return None
-    by = read_holder(decode(holder))
-    # The index may still know the fence of a dead holder, when other software has the lock.
-    minted = int(float(fence)) if fence and by is not None and by.host else None
-    return LockInfo(
-        key=names.key,
-        holder=by,
-        # A fence is the server's clock at the grant, as long as that clock was never set back.
-        held_for=None if minted is None else max(0.0, (now_us - minted) / 1e6),
-        remaining=left / 1000 if left >= 0 else None,
-        fence=minted,
-        waiters=waiters,
-    )

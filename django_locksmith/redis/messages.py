@@ -114,9 +114,12 @@ class Paused(NamedTuple):
     news: News
 
 
+NewsOf = Literal["landed", "failed", "later", "void"]
+
+
 class News(NamedTuple):
     """How a flight ended. `kind` and `message`: of the error, if it failed; seconds to wait, if it is for later."""
 
-    what: Literal["landed", "failed", "later", "void"]
+    what: NewsOf
     kind: str = ""
     message: str = ""

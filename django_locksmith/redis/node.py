@@ -53,7 +53,12 @@ class RedisConnection(Protocol):
 
 def is_open(conn: RedisConnection) -> bool:
     """Has it a socket? redis-py before 8 has no public word for it, and would quietly connect again on a send."""
-    return getattr(conn, "_sock", None) is not None
+    return getattr(_plain(conn), "_sock", None) is not None
+
+
+def _plain(conn: RedisConnection) -> Any:
+    """Without redis-py's client-side cache, which wraps connections (and never sees our requests)."""
+    return getattr(conn, "_conn", conn)
 
 
 _kept: WeakKeyDictionary[ConnectionPool, dict[int, list[tuple[RedisConnection, float]]]] = WeakKeyDictionary()
@@ -174,7 +179,7 @@ def _has_ended(conn: RedisConnection) -> bool:
     # Nothing was asked, so all that can be read is the end of the connection. redis-py makes four system calls of it.
     try:
         looked = select.poll()
-        looked.register(conn._sock, select.POLLIN)  # type: ignore[attr-defined]  # redis-py's, as in `is_open`
+        looked.register(_plain(conn)._sock, select.POLLIN)
     except (AttributeError, TypeError, ValueError):  # no socket of the system
         return conn.can_read(0)
     return bool(looked.poll(0))

@@ -12,7 +12,7 @@ from redis import exceptions as redis_errors
 from ..exceptions import ServerTrouble
 from .messages import NO_REPLY
 from .node import is_open
-from .transport import ASKING, FAILURES, REDIS_ERRORS, Connection, Transport, ask_at, is_spoiled
+from .transport import ASKING, FAILURES, REDIS_ERRORS, SILENCE, Connection, Transport, ask_at, is_spoiled
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .transport import Undo
 
 T = TypeVar("T")
+
+_MOST_IDLE = 20
+"""Connections to wait on that are kept for each server, when many have waited at one time."""
 
 
 @lru_cache(maxsize=16)
@@ -38,14 +41,12 @@ class SyncTransport(Transport):
         self._idle: dict[Node, list[tuple[RedisConnection, float]]] = {}
 
     async def call(self, lock: bytes, request: bytes, undo: Undo | None = None) -> Any:
-        sent = False
         try:
             node = self.deployment.node_for(lock)
             conn = node.borrow()
         except Exception as error:
             raise self.trouble(error, lock) from error
         try:
-            sent = True
             if undo is not None:
                 undo.sent = True
             conn.send_packed_command((request,), check_health=False)
@@ -60,7 +61,7 @@ class SyncTransport(Transport):
             if self.deployment.cluster and (where := ask_at(error)):
                 return await self._ask_elsewhere(where, lock, request)
             if isinstance(error, Exception):
-                raise self.trouble(error, lock, sent=sent) from error
+                raise self.trouble(error, lock, sent=True) from error
             raise
         node.give_back(conn)
         if self.outage.since is not None:
@@ -102,8 +103,8 @@ class SyncTransport(Transport):
         explained = self.explain(error, lock, sent=sent)
         if self.deployment.cluster and isinstance(explained, ServerTrouble):
             try:
-                self.deployment.changed()
-            except REDIS_ERRORS:
+                self.deployment.changed(self.patience(explained))
+            except (*REDIS_ERRORS, *SILENCE):
                 pass  # nobody knows yet; the next try will ask again
         return explained
 
@@ -170,7 +171,10 @@ class SyncConnection(Connection):
             raise self._transport.trouble(error, b"", sent=True) from error
 
     async def keep(self) -> None:
-        self._idle.append((self._conn, self._transport.now()))
+        if len(self._idle) < _MOST_IDLE:
+            self._idle.append((self._conn, self._transport.now()))
+        else:
+            self._conn.disconnect()
 
     async def drop(self) -> None:
         self._conn.disconnect()

@@ -6,13 +6,14 @@ Every method is a coroutine. Those of `SyncTransport` never suspend, so that the
 from __future__ import annotations
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redis import exceptions as redis_errors
 
+from .. import clock
 from ..exceptions import LockUnavailable, ServerTrouble
+from .key_names import not_a_lock
 from .packing import pack
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ _PASSING_STATES = (
     "NOREPLICAS",  # min-replicas-to-write, until a replica has connected, as after a failover
     "BUSY ",  # somebody's script, or module, has run for long
     "LOADING",
+    "MISCONF",  # it cannot save to its disk
     "READONLY",
     "MASTERDOWN",
     "CLUSTERDOWN",
@@ -89,6 +91,8 @@ def is_spoiled(error: BaseException) -> bool:
     return isinstance(error, _SPOILED) or passing_state(error) in ("READONLY", "MASTERDOWN")
 
 
+_MAP_WITHIN = 1.0
+"""Seconds that a cluster has to say where its keys are now; what comes later is of use to the next request."""
 ASKING = pack(b"ASKING")
 """Before a request to the node that a key of a slot under migration has been moved to."""
 
@@ -129,7 +133,7 @@ class Connection(ABC):
 class Transport(ABC):
     """Exchanges with the servers of one deployment. Raises `ServerTrouble`, `LockUnavailable` or `NoScriptError`."""
 
-    now = staticmethod(time.monotonic)
+    now = staticmethod(clock.now)
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
@@ -163,18 +167,23 @@ class Transport(ABC):
     async def close(self) -> None:
         """Close the connections that nobody uses."""
 
+    @staticmethod
+    def patience(trouble: ServerTrouble) -> float:
+        """Seconds to wait for what a cluster says of its nodes: none, where its silence has cost us enough."""
+        return 0.0 if trouble.mute else _MAP_WITHIN
+
     def node_for(self, lock: bytes) -> Node:
         """The server that owns this key."""
         try:
             return self.deployment.node_for(lock)
-        except REDIS_ERRORS as error:
+        except (*REDIS_ERRORS, *SILENCE) as error:
             raise self.explain(error, lock) from error
 
     def nodes(self) -> list[Node]:
         """All servers that own keys."""
         try:
             return self.deployment.nodes()
-        except REDIS_ERRORS as error:
+        except (*REDIS_ERRORS, *SILENCE) as error:
             raise self.explain(error, b"") from error
 
     def explain(self, error: BaseException, lock: bytes, *, sent: bool = False) -> BaseException:
@@ -182,6 +191,8 @@ class Transport(ABC):
 
         `sent`: the request may have reached the server.
         """
+        if isinstance(error, UnicodeError):
+            return LockUnavailable("the host that LOCKSMITH['REDIS'] names is no name of a host")
         if isinstance(error, redis_errors.NoScriptError) or not isinstance(error, (redis_errors.RedisError, *_PASSING)):
             return error
         if isinstance(error, redis_errors.MovedError) and not self.deployment.cluster:
@@ -189,17 +200,12 @@ class Transport(ABC):
                 "LOCKSMITH['REDIS'] leads to a node of a Redis Cluster, but is set up as a single server; give a"
                 " redis+cluster:// URL, or a CONNECTION_FACTORY that makes a redis.cluster.RedisCluster"
             )
-        # A primary that is made a replica ends the waits of its clients by this; redis-py has no class for it.
         passing = isinstance(error, _PASSING) or passing_state(error) is not None or ask_at(error) is not None
         if passing and not isinstance(error, _REFUSALS):
             # An error that the server answered with says that it did nothing.
             sent = sent and not isinstance(error, redis_errors.ResponseError)
             self.outage.failed(error)
             return ServerTrouble(error, mute=isinstance(error, SILENCE), sent=sent)
-        if str(error).startswith("WRONGTYPE"):
-            name = lock.decode("utf-8", "replace")
-            return LockUnavailable(
-                f"a key of the lock {name!r} holds something that is no lock: {error};"
-                " delete it, or choose another key or PREFIX"
-            )
+        if "WRONGTYPE" in str(error):
+            return LockUnavailable(not_a_lock(lock, str(error)))
         return LockUnavailable(f"Redis refused: {error}")

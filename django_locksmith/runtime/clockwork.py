@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from math import inf
 from typing import TYPE_CHECKING
+
+from .. import clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,7 @@ _AFTER_A_FAILURE = 1.0
 
 
 class Clockwork:
-    """Calls `work` whenever its time has come; it returns when that will be next (monotonic seconds, `inf` = never).
+    """Calls `work` whenever its time has come; it returns when that will be next (by `clock.now()`; `inf` = never).
 
     The thread is started at the first need, and again where it is gone: it could not be started once, the process was
     forked (also by C code, which runs no hook of Python), or there was nothing to do. It never keeps the process alive.
@@ -75,23 +76,21 @@ class Clockwork:
             except Exception:
                 # Much depends on this thread: it reports, and goes on.
                 logger.exception("%s failed unexpectedly; trying again", self._name)
-                when = time.monotonic() + _AFTER_A_FAILURE
+                when = clock.now() + _AFTER_A_FAILURE
             with self._changed:
                 self._wakes_at = min(self._wakes_at, when)
 
     def _wait(self) -> bool:
         """Until something is due; `False`: end."""
-        idle_until = time.monotonic() + _IDLE_FOR
+        idle_until = clock.now() + _IDLE_FOR
         with self._changed:
             while not self._over:
-                now = time.monotonic()
+                now = clock.now()
                 if self._wakes_at <= now:
                     self._wakes_at = inf
                     return True
                 if self._wakes_at == inf and now >= idle_until:
                     break
-                self._changed.wait(
-                    min(self._wakes_at, idle_until) - now if self._wakes_at == inf else self._wakes_at - now
-                )
+                self._changed.wait((idle_until if self._wakes_at == inf else self._wakes_at) - now)
             self._thread = None
         return False

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import weakref
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
+from .. import clock
 from .clockwork import Clockwork
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._leases: dict[int, weakref.ref[Expiring]] = {}
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._clockwork = Clockwork("locksmith-watch", self._tell_of_the_due)
 
     def add(self, lease: Expiring) -> None:
@@ -68,7 +68,7 @@ class Watch:
             self._leases.pop(id(lease), None)
 
     def _tell_of_the_due(self) -> float:
-        due, nearest = self._look(time.monotonic())
+        due, nearest = self._look(clock.now())
         # One thread for all that ended together, not one each: a hundred threads take long to start.
         if news := [tell for lease in due if (tell := lease.expire())]:
             tell_in_thread(news)

@@ -8,10 +8,10 @@ whose requests may have been granted without a reply.
 from __future__ import annotations
 
 import threading
-import time
 from math import inf
 from typing import TYPE_CHECKING
 
+from .. import clock
 from ..exceptions import LockUnavailable, ServerTrouble
 from ..policy.sync_bridge import run_sync
 from .clockwork import Clockwork
@@ -31,12 +31,12 @@ class GivingBack:
         self._store = store
         self._left: dict[GivesBack, float] = {}  # until when Redis may know it, monotonic seconds
         self._pause = _FIRST_PAUSE
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._clockwork = Clockwork("locksmith-giving-back", self._give_back)
 
     def add(self, work: GivesBack, seconds: float) -> None:
         """Do this, as soon as Redis answers; in so many seconds it has ended by itself."""
-        now = time.monotonic()
+        now = clock.now()
         with self._mutex:
             self._left[work] = now + seconds
             while len(self._left) > _MOST:
@@ -48,7 +48,7 @@ class GivingBack:
         self._clockwork.end()
 
     def _give_back(self) -> float:
-        now = time.monotonic()
+        now = clock.now()
         with self._mutex:
             left = list(self._left.items())
         for work, until in left:
@@ -61,8 +61,8 @@ class GivingBack:
                     continue  # refused, for now: a full server may have room again
                 except ServerTrouble:
                     self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-                    return time.monotonic() + self._pause
+                    return clock.now() + self._pause
             with self._mutex:
                 self._left.pop(work, None)
         self._pause = _FIRST_PAUSE
-        return time.monotonic() + _LONGEST_PAUSE if self._left else inf
+        return clock.now() + _LONGEST_PAUSE if self._left else inf

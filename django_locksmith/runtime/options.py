@@ -68,6 +68,17 @@ def options_of(given: dict[str, Any]) -> Options:
     return Options(**given)
 
 
+def check_template(template: Any) -> str:
+    """The name in metrics. Raises `TypeError` or `ValueError` for what cannot be one."""
+    if not isinstance(template, str):
+        raise TypeError(f"template must be a str, not {template!r}")
+    try:
+        template.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"template {template!r} cannot be written as UTF-8: {error.reason}") from error
+    return str.__str__(template)
+
+
 _USUAL_CHOICES = NO_OPTIONS[5:]
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
 import weakref
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
+from .. import clock
 from ..exceptions import LockUnavailable, ServerTrouble
 from ..policy import locks as lock_policy
 from ..policy.sync_bridge import run_sync
@@ -56,13 +56,12 @@ class Renewer:
 
     def __init__(self, store: LockStore) -> None:
         self._store = store
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._servers: dict[Node | None, _Server] = {}
-        self._over = False
 
     def add(self, lease: Renewable) -> None:
         """Keep it alive from now on."""
-        self._server_of(lease).add(lease, time.monotonic() + _pause(lease.timeout))
+        self._server_of(lease).add(lease, clock.now() + _pause(lease.timeout))
 
     def remove(self, lease: Renewable) -> None:
         """Renew it no more."""
@@ -91,7 +90,7 @@ class Renewer:
         if server is where:
             return False
         where.remove(lease)
-        server.add(lease, time.monotonic())
+        server.add(lease, clock.now())
         return True
 
 
@@ -107,7 +106,7 @@ class _Server:
         self._node = node
         self._store = store
         self._leases: dict[int, weakref.ref[Renewable]] = {}
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._is_dialled = False
         self._failures = 0  # exchanges in a row that did not renew all
         self._clockwork = Clockwork("locksmith-renewal", self._renew_due)
@@ -117,7 +116,7 @@ class _Server:
         with self._mutex:
             self._leases[id(lease)] = weakref.ref(lease)
         # The connection is made now: when it is needed, the server may take no more clients.
-        self._clockwork.due_at(when if self._is_dialled else time.monotonic())
+        self._clockwork.due_at(when if self._is_dialled else clock.now())
 
     def remove(self, lease: Renewable) -> None:
         with self._mutex:
@@ -134,7 +133,7 @@ class _Server:
             except (ServerTrouble, LockUnavailable) as trouble:
                 logger.warning("no connection for renewals yet, which will use those of the pool: %s", trouble)
         while True:
-            due, nearest = self._look(time.monotonic())
+            due, nearest = self._look(clock.now())
             if not due:
                 return nearest
             self._renew([lease for lease in due if not self._renewer.move(lease, self)])
@@ -164,7 +163,7 @@ class _Server:
         return due, nearest
 
     def _renew(self, leases: list[Renewable]) -> None:
-        now = time.monotonic()
+        now = clock.now()
         batch: list[tuple[Renewable, int, tuple[Holding, float]]] = []
         for lease in leases:
             if lease.hold_until > now:
@@ -182,7 +181,7 @@ class _Server:
         self._report([outcome for what, outcome in outcomes if what is Renewal.UNKNOWN], len(batch))
         for (lease, changes, _), (what, deadline) in zip(batch, outcomes, strict=True):
             if what is Renewal.RENEWED and not isinstance(deadline, BaseException):
-                lease.renew_at = time.monotonic() + _pause(lease.timeout)
+                lease.renew_at = clock.now() + _pause(lease.timeout)
                 lease.prolong(deadline, changes)
             elif what is Renewal.LOST:
                 self.remove(lease)

@@ -77,7 +77,7 @@ class Runtime:
         self.settings = settings
         self.substitute = process.substitutes[-1] if process.substitutes else None
         self.rules_for = Defaults(settings).rules_for
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._empty()
         process.runtimes.add(self)
         if self.substitute is not None:
@@ -94,7 +94,7 @@ class Runtime:
     def start_again(self) -> object:
         """Forget everything. Returns it, so that the caller can keep it alive, out of reach."""
         inherited = dict(self.__dict__)
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._empty()
         return inherited
 
@@ -131,9 +131,9 @@ class Runtime:
         return context
 
     def _store(self, transport: SyncTransport | AsyncTransport) -> LockStore:
-        store = LockStore(
-            transport, self.settings.prefix, self.settings.min_replicas if transport.deployment.has_replicas else 0
-        )
+        settings = self.settings
+        prefix = settings.prefix if isinstance(settings.prefix, str) else settings.prefix_now
+        store = LockStore(transport, prefix, settings.min_replicas if transport.deployment.has_replicas else 0)
         store.give_back_later = self._give_back_later
         return store
 
@@ -144,6 +144,12 @@ class Runtime:
                 if self._giving_back is None:
                     self._giving_back = GivingBack(store)
         self._giving_back.add(work, seconds)
+
+    def latest_lease(self, key: str) -> Any:
+        """The latest lease of this key that somebody in this process still has; `None` if there is none."""
+        if self._deployment is None:
+            return None
+        return self.held.latest(self.threads().store.names(key).lock)
 
     def renewer(self) -> Renewer:
         """Who keeps leases alive."""

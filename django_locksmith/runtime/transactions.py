@@ -1,7 +1,8 @@
 """The database transactions that the calling thread has open, and work that waits for their end.
 
 Django tells of commits (`on_commit`), but not of rollbacks. Every way out of an outermost `atomic` block passes through
-its connection, though: `set_autocommit`, or `close` where the database went away. A release that waits listens there.
+its connection, though: `set_autocommit`, or `close` where the database went away; and with autocommit off, `commit` and
+`rollback`. A release that waits listens there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-_WAYS_OUT = ("set_autocommit", "close", "savepoint_commit", "savepoint_rollback")
+_BY_HAND = ("commit", "rollback")
+_WAYS_OUT = ("set_autocommit", "close", "savepoint_commit", "savepoint_rollback", *_BY_HAND)
 """The savepoints are for tests: within a `TestCase`, all blocks but its own are savepoints."""
 
 
@@ -42,23 +44,39 @@ def is_one_open() -> bool:
 
     On the way of every release, and so quicker than `open_here`, which misses nothing.
     """
-    for connection in _seen.connections:  # noqa: SIM110  # a generator would cost as much as all the rest
-        if connection.in_atomic_block and _is_open(connection):
+    for connection in _seen.connections:  # a generator would cost as much as all the rest
+        if (connection.in_atomic_block or not connection.autocommit) and _is_open(connection):
             return True
     return False
 
 
 def open_here() -> list[BaseDatabaseWrapper]:
-    """The connections of this thread that are inside of an `atomic` block; those of a `TestCase` are not counted."""
+    """The connections of this thread that are inside of an `atomic` block; those of a `TestCase` are not counted.
+
+    With autocommit off, also those whose transaction the database has begun by itself.
+    """
     return [connection for connection in connections.all(initialized_only=True) if _is_open(connection)]
 
 
 def _is_open(connection: BaseDatabaseWrapper) -> bool:
+    # With autocommit off, not even the end of the outermost block ends the transaction.
+    by_hand = not (connection.in_atomic_block and (connection.atomic_blocks or connection.commit_on_exit))
+    if by_hand:
+        return not connection.autocommit and _has_begun(connection.connection)
     return (
-        connection.in_atomic_block
-        and not connection.closed_in_transaction  # the server has rolled it back
+        not connection.closed_in_transaction  # the server has rolled it back
         and any(not getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
     )
+
+
+def _has_begun(driver: Any) -> bool:
+    """With autocommit off: has there been a statement since the last COMMIT? Not each driver tells; then: yes."""
+    if driver is None:
+        return False
+    if hasattr(driver, "in_transaction"):  # sqlite3
+        return bool(driver.in_transaction)
+    status = getattr(getattr(driver, "info", None), "transaction_status", None)  # psycopg
+    return bool(status is None or status)
 
 
 def when_over(transactions: Sequence[BaseDatabaseWrapper], work: Callable[[], None]) -> None:
@@ -81,17 +99,23 @@ class _Ending:
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection = connection
+        # Else the COMMIT is a part of the way out, behind which on_commit is called.
+        self._by_hand = not (connection.in_atomic_block and connection.commit_on_exit)
         self.work: list[Callable[[], None]] = []
         vars(connection)["locksmith_ending"] = self
-        self._ears = {name: self._listening(getattr(connection, name)) for name in _WAYS_OUT}
+        self._ears = {name: self._listening(name, getattr(connection, name)) for name in _WAYS_OUT}
         vars(connection).update(self._ears)
 
-    def _listening(self, way_out: Callable[..., Any]) -> Callable[..., Any]:
+    def _listening(self, name: str, way_out: Callable[..., Any]) -> Callable[..., Any]:
         def listen(*args: Any, **kwargs: Any) -> Any:
             try:
                 return way_out(*args, **kwargs)
             finally:
-                if not _is_open(self._connection):
+                if name in _BY_HAND:
+                    over = self._by_hand and not self._connection.in_atomic_block
+                else:
+                    over = not _is_open(self._connection)
+                if over:
                     self._over()
 
         return listen

@@ -12,6 +12,7 @@ from django.utils.crypto import salted_hmac
 
 from ..api.functions import dotted_name
 from ..api.key_templates import KeyTemplate
+from ..api.stable_texts import stable_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +46,7 @@ class ViewKey:
         """
         if self._key is None:
             given: list[tuple[str, Any]] = [(str(number), value) for number, value in enumerate(args)]
-            place = urlencode(given + sorted(kwargs.items()))
+            place = urlencode([(name, self._text(name, value)) for name, value in given + sorted(kwargs.items())])
             return f"{self._name}:{place}:{_who(request, user)}"
         if callable(self._key):
             made = self._key(request, *args, **kwargs)
@@ -65,6 +66,12 @@ class ViewKey:
             raise ValueError(
                 f"the key {self._key!r} of {self._name} cannot be made: {error!r}; a key may name {has}"
             ) from error
+
+    def _text(self, name: str, value: Any) -> str:
+        try:
+            return stable_text(value, None, "", False)
+        except ValueError as error:
+            raise ValueError(f"the view {self._name} needs a key: its argument {name!r}: {error}") from error
 
 
 def user_of(request: HttpRequest) -> Any:

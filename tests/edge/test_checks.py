@@ -24,7 +24,7 @@ from django.views import View
 
 import django_locksmith
 from django_locksmith import LockLost, Locksmith, locksmith
-from django_locksmith.checks import check_servers, check_views
+from django_locksmith.checks import check_prefix, check_servers, check_views
 from django_locksmith.checks.servers import rights
 from tests.helpers import ROOT, servers
 from tests.helpers.deployments import DEPLOYMENTS, SINGLE, alias, available, in_force
@@ -208,6 +208,35 @@ def test_too_old(started: Callable[[str], Deployment]) -> None:
     assert "is version 6.0.9" in messages["locksmith.E004"]
 
 
+# ---- others on the same Redis
+
+
+@pytest.mark.parametrize(
+    ("cache", "locks", "found"),
+    [
+        ({}, {}, False),
+        ({"KEY_PREFIX": "shop"}, {}, True),
+        ({"KEY_FUNCTION": "tests.edge.test_checks.key_of"}, {}, True),
+        ({"KEY_PREFIX": "shop"}, {"PREFIX": "__locksmith:shop:"}, False),
+        ({"KEY_PREFIX": "shop"}, {"PREFIX": "__locksmith:"}, False),
+        ({"KEY_PREFIX": "shop"}, {"REDIS": NOWHERE}, False),
+    ],
+)
+def test_projects_that_share_a_redis(cache: dict[str, str], locks: dict[str, str], found: bool) -> None:
+    """Caches that are told apart, where locks are not, are warned of, with a prefix that would do."""
+    caches = {"default": {**alias(NOWHERE), **cache}}
+    with override_settings(CACHES=caches, LOCKSMITH=locks):
+        messages = said(check_prefix())
+        assert set(messages) == ({"locksmith.W007"} if found else set())
+        if "KEY_PREFIX" in cache and found:
+            (message,) = check_prefix()
+            assert "'__locksmith:shop:'" in str(message.hint)
+
+
+def key_of(key: str, prefix: str, version: int) -> str:
+    return key
+
+
 # ---- rights
 
 
@@ -230,6 +259,31 @@ def as_user(where: Deployment, rules: list[str], keys: str = "__locksmith:*") ->
 
 def needed(where: Deployment) -> list[str]:
     return rights(cluster=where.kind == "cluster", replicas=False)
+
+
+@pytest.mark.parametrize("command", ["XREAD", "ZRANDMEMBER"])
+def test_host_that_takes_a_command_away(command: str) -> None:
+    """A command that the server does not know is told of as one that may not be used."""
+    with server_with("--rename-command", command, ""):
+        assert f"may not use {command} on" in said(check_servers())["locksmith.E005"]
+
+
+def test_scripts_that_cannot_be_loaded(valkey: Deployment, caller: Caller) -> None:
+    """Where SCRIPT is forbidden, EVAL sends the scripts: locks, renewals and flights work, and no check complains."""
+    with as_user(valkey, [*needed(valkey), "script|flush"]), valkey.server.client() as client:
+        service = Locksmith(timeout=2, renew=True)
+        client.script_flush()
+        lease = caller.acquire(service("a"))
+        assert lease is not None
+        first = lease.deadline
+        client.script_flush()
+        poll(lambda: lease.deadline > first)
+        client.script_flush()
+        caller.release(lease)
+        client.script_flush()
+        assert caller.get(service, "v", caller.populate(lambda: 7)) == 7
+        assert not [key for key in valkey.left_behind() if "news" not in key]
+        assert said(check_servers()) == {}
 
 
 @pytest.fixture(params=available([*SINGLE, "cluster"]))
@@ -272,9 +326,7 @@ def test_documented_rights_are_enough(where: Deployment, caller: Caller) -> None
         caller.invalidate(service, "v")
 
 
-@pytest.mark.parametrize(
-    "lacking", ["set", "del", "zadd", "pexpire", "evalsha", "eval", "script|load", "blpop", "xread"]
-)
+@pytest.mark.parametrize("lacking", ["set", "del", "zadd", "pexpire", "evalsha", "eval", "blpop", "xread"])
 def test_a_right_is_missing(where: Deployment, lacking: str) -> None:
     """A user who lacks a right is an error that names the command, and the line that gives him all he needs."""
     with as_user(where, [rule for rule in needed(where) if rule != lacking]):
@@ -311,7 +363,7 @@ def test_rights_are_those_that_are_used() -> None:
     used |= set(re.findall(r'names, b"([A-Z]+)"', sent)) | set(re.findall(r'_pages\([^)]*b"([A-Z]+)"', sent))
     used = {words.strip().lower().replace(" ", "|") for words in used}
     # What a scan and a wait begin with, or end with.
-    used -= {"xread|block"}
+    used -= {"xread|block", "script|load"}  # the second is done without where it is forbidden
     used |= {"xread", "scan", "zscan", "eval", "evalsha"}
     named = {*rights(cluster=True, replicas=True), *rights(cluster=False, replicas=True)}
     assert used == named - {"cluster|slots", "command"}  # these two are redis-py's own

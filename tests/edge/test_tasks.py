@@ -441,7 +441,7 @@ def test_hard_limit_of_all_tasks(
         @app.task(shared=False)
         @lock_task("a", **options)
         def work() -> float | None:
-            lease = locksmith.runtime().held.latest("a")
+            lease = locksmith.runtime().latest_lease("a")
             assert lease is not None
             return lease._rules.max_hold
 

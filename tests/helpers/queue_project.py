@@ -127,7 +127,7 @@ def hangs(key: str) -> None:
 @app.task(time_limit=50)
 @lock_task("{key}", timeout=10, renew=True)
 def longest(key: str) -> float | None:
-    lease = locksmith.runtime().held.latest(key)
+    lease = locksmith.runtime().latest_lease(key)
     assert lease is not None
     return lease._rules.max_hold
 

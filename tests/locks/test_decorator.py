@@ -457,7 +457,7 @@ def test_redis_goes_down_in_the_body(
         assert form(kind, body) == "result"
     ours = [record for record in caplog.records if record.name == "django_locksmith.lock"]
     assert [record.levelname for record in ours] == ["WARNING"]
-    assert "the lock 'a' could not be released and ends with its lease" in ours[0].getMessage()
+    assert "the lock 'a' could not be released; that is tried again until its lease ends" in ours[0].getMessage()
 
 
 class Base(View):

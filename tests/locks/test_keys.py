@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import datetime
 import decimal
 import enum
@@ -19,6 +21,7 @@ from django.utils.translation import gettext_lazy
 
 from django_locksmith import Locksmith, locksmith, single_flight, tokens
 from django_locksmith.api import said_once
+from django_locksmith.api.flight_options import plan_of
 from django_locksmith.api.key_templates import key_maker
 from django_locksmith.conf import read_settings
 from django_locksmith.views.view_keys import ViewKey
@@ -45,6 +48,12 @@ class Number(enum.IntEnum):
 
 class Plain:
     """Without a text of its own."""
+
+
+@dataclasses.dataclass
+class Point:
+    x: Any
+    y: Any
 
 
 def two(a: Any, b: Any = 1) -> None: ...
@@ -103,6 +112,9 @@ def test_enum_as_a_prefix_or_a_label(valkey: Deployment) -> None:
         (Group(pk=3, name="staff"), "auth.group-3"),
         (SimpleLazyObject(lambda: User(pk=1, username="joe")), "auth.user-1"),
         ([Group(pk=3), 4], "['auth.group-3', 4]"),
+        (["meet at 0x1f"], "['meet at 0x1f']"),
+        (collections.deque([1, "a"]), "[1, 'a']"),
+        (Point(1, Group(pk=3)), "('Point', 1, 'auth.group-3')"),
     ],
 )
 def test_stable_values(value: Any, text: str) -> None:
@@ -118,6 +130,14 @@ def test_stable_values(value: Any, text: str) -> None:
         (two, "is a place in memory"),
         (lambda: None, "is a place in memory"),
         (iter([1]), "iterator"),
+        ([lambda: None], "is a place in memory"),
+        (collections.deque([Plain()]), "a Plain has no text"),
+        (Point(1, Plain()), "a Plain has no text"),
+        (Point(1, {1}), "the order of a set"),
+        ({"a": 1}.values(), "the order of a dict_values is by chance"),
+        (Group.objects.all(), "a QuerySet is what the database says"),
+        (Group.objects, "a QuerySet is what the database says"),
+        (RequestFactory().get("/"), "a request has no text"),
         ({1, 2}, "the order of a set is by chance"),
         (({"a": 1},), "the order of a dict is by chance"),
         (gettext_lazy("yes"), "another one in each language"),
@@ -151,6 +171,8 @@ def test_attributes_that_are_none() -> None:
         ("{a} and {b}", ("x", "y and z"), ("x and y", "z")),
         ("{a}{{:{b}", ("x{", "y"), ("x", "{y")),
         ("{a}-{b}", ("1", "-2"), ("1-", "2")),
+        ("{a}→{b}", ("1", "→2"), ("1→", "2")),
+        ("{a}\U0001f512{b}", ("%F0%9F%94%92", "2"), ("", "%94%92\U0001f5122")),
     ],
 )
 def test_parts_are_kept_apart(template: str, one: Any, other: Any) -> None:
@@ -186,6 +208,50 @@ def test_rule_is_the_same_everywhere(valkey: Deployment, rf: RequestFactory) -> 
             decorated(Plain())
 
 
+def test_default_key_of_a_view(rf: RequestFactory) -> None:
+    """Without a template, a view's arguments go by the same rule."""
+
+    def view(request: Any, slug: Any) -> None: ...
+
+    key = ViewKey(None, view)
+    assert key.make(rf.get("/"), None, (), {"slug": Word.A}).endswith(":slug=report:anonymous")
+    with pytest.raises(ValueError, match=r"view needs a key: its argument 'slug': a Plain has no text"):
+        key.make(rf.get("/"), None, (), {"slug": Plain()})
+
+
+def test_cache_by_an_enum(valkey: Deployment) -> None:
+    """The alias of a cache, too, is the string that it equals; and anything else is refused."""
+
+    class Alias(str, enum.Enum):
+        DEFAULT = "default"
+
+    events: list[str] = []
+    assert locksmith.get_or_set("a", lambda: events.append("computed") or 1, 60, cache=Alias.DEFAULT) == 1
+    assert call_name(cache=Alias.DEFAULT) == call_name() == "default"
+    locksmith.invalidate("a", cache=Alias.DEFAULT)
+    assert locksmith.get_or_set("a", lambda: 2, 60) == 2
+    with pytest.raises(TypeError, match="cache must be a str"):
+        locksmith.get_or_set("a", 1, 60, cache=None)  # type: ignore[arg-type]  # that is the point
+
+
+def call_name(**how: Any) -> str:
+    alias = plan_of(how).cache  # type: ignore[arg-type]  # a dict of options
+    assert type(alias) is str
+    return alias
+
+
+def test_clear_checks_keys(valkey: Deployment) -> None:
+    """What is to be cleared is named by the same keys, also in a `LockInfo`; a pattern is a string."""
+    with locksmith("a"):
+        info = locksmith.info("a")
+    assert info is not None
+    with pytest.raises(ValueError, match="reserved"):
+        locksmith.clear(dataclasses.replace(info, key="<queue>a"))
+    for ask in (locksmith.locks, lambda pattern: locksmith.clear(pattern=pattern)):
+        with pytest.raises(TypeError, match="pattern must be a str"):
+            ask(b"*")  # type: ignore[operator]  # that is the point
+
+
 def test_forgotten_f(valkey: Deployment, caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key with a field that nobody fills in is warned of, once; what a decorator made is not."""
     monkeypatch.setattr(said_once, "_said", set())
@@ -193,10 +259,13 @@ def test_forgotten_f(valkey: Deployment, caplog: Any, monkeypatch: pytest.Monkey
         for _ in range(2):
             with locksmith("z:{account_id}"):
                 pass
+            locksmith.get_or_set("z:{user}", 1, 60)
         locksmith("{{a}}")(two)(1)
+        single_flight(key="v:{a}", timeout=60)(two)("x")
         with locksmith("json {} {1}"):
             pass
-    assert [record.getMessage()[:33] for record in caplog.records] == ["the lock 'z:{account_id}' has bra"]
+    said = [record.getMessage().split(" has braces")[0] for record in caplog.records]
+    assert said == ["the key 'z:{account_id}'", "the key 'z:{user}'"]
 
 
 @pytest.mark.parametrize(
@@ -234,3 +303,12 @@ def test_lone_surrogates(setting: str) -> None:
         read_settings({setting: "a\udc00\ud800"})
     with pytest.raises(ValueError, match=r"label .* cannot be written"):
         locksmith("a", label="\ud800").acquire()
+    with pytest.raises(ValueError, match="token must be a str that nobody else uses"):
+        locksmith("a").acquire(token="\ud800")
+
+
+@pytest.mark.parametrize("option", ["timeout", "blocking_timeout", "max_hold"])
+def test_numbers_beyond_floats(option: str) -> None:
+    """A number that is too large for seconds is refused by the name of the option."""
+    with pytest.raises(ValueError, match=f"{option} is far too large"):
+        locksmith("a", **{option: 10**400, "renew": True})  # type: ignore[call-overload]  # one of several

@@ -102,6 +102,18 @@ def test_grant_without_a_reply_is_given_back(valkey: Deployment, proxy: Proxy, n
     poll(lambda: holder(valkey) is None)
 
 
+def test_grant_without_a_reply_by_a_server_that_had_lost_its_scripts(
+    valkey: Deployment, proxy: Proxy, near: Locksmith, caller: Caller
+) -> None:
+    """So it is where the scripts had to be sent again."""
+    with valkey.server.client() as client:
+        client.script_flush()
+    proxy.keep_back_reply_to(lambda data: b"$4\r\nEVAL\r\n" in data)
+    with pytest.raises(LockUnavailable):
+        caller.acquire(near("a"), blocking=False)
+    poll(lambda: holder(valkey) is None)
+
+
 def test_late_shortening(valkey: Deployment, proxy: Proxy, near: Locksmith, caller: Caller) -> None:
     """A shorter lease that was asked for in vain does not come into force after a longer one was granted."""
     lease = caller.acquire(near("a"))

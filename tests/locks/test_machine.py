@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from django_locksmith import forks, tokens
 from django_locksmith.policy.sync_bridge import run_sync
 from django_locksmith.redis import lock_requests
 from django_locksmith.redis.connections import open_deployment
@@ -17,7 +21,7 @@ from django_locksmith.redis.lua import EXTEND
 from django_locksmith.redis.messages import Attempt, Busy, Granted, Refused
 from django_locksmith.redis.packing import request
 from django_locksmith.redis.sync_transport import SyncTransport
-from django_locksmith.tokens import HANDED_OVER
+from django_locksmith.tokens import HANDED_OVER, new_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +30,42 @@ if TYPE_CHECKING:
 
 CLIENTS = 4
 clients = st.integers(0, CLIENTS - 1)
+
+
+class Image:
+    """What a process knows of itself, as tokens are made of it."""
+
+    running_pid = 0
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.forks = {"pid": pid, "generation": 0}
+        self.process: dict[str, Any] = {**vars(tokens._Process()), "random": f"{pid:024x}"}
+        self.thread: Any = ("", iter(()), "")
+
+    def copy(self, pid: int) -> Image:
+        """As a fork makes it."""
+        child = Image(pid)
+        child.forks = dict(self.forks)
+        following = int(re.findall(r"\d+", repr(self.process["count"]))[0])
+        numbers = itertools.count(following)
+        child.process = {**self.process, "count": numbers}
+        random, _, place = self.thread
+        child.thread = (random, numbers, place)
+        return child
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """This process is the one that runs now."""
+        Image.running_pid = self.pid
+        vars(forks.state).update(self.forks)
+        vars(tokens.process).clear()
+        vars(tokens.process).update(self.process)
+        tokens._thread.place = self.thread
+        yield
+        self.forks = {"pid": forks.state.pid, "generation": forks.state.generation}
+        self.process = dict(vars(tokens.process))
+        self.thread = tokens._thread.place
 
 
 class Protocol(RuleBasedStateMachine):
@@ -42,14 +82,22 @@ class Protocol(RuleBasedStateMachine):
         super().__init__()
         self.client.flushall()
         self.names = self.store.names("a")
-        self.tokens = 0
-        self.attempts = [self._new_attempt() for _ in range(CLIENTS)]
+        self.processes = [Image(1), Image(2)]
+        self.made: set[bytes] = set()
+        self.given_up: list[Attempt] = []
+        self.stale: list[Attempt] = []
+        self.attempts = [self._new_attempt(number) for number in range(CLIENTS)]
         self.state = ["idle"] * CLIENTS
         self.fences = [0]
 
-    def _new_attempt(self) -> Attempt:
-        self.tokens += 1
-        return Attempt(self.names, b"token %d" % self.tokens, 60.0, 5.0)
+    def _new_attempt(self, number: int) -> Attempt:
+        """The next one of a client; every other client is in the second process."""
+        with self.processes[number % 2].running():
+            forks.generation()
+            token = new_token().encode()
+        assert token.split(b"|")[0] not in {each.split(b"|")[0] for each in self.made}, "one token made twice"
+        self.made.add(token)
+        return Attempt(self.names, token, 60.0, 5.0)
 
     def _take(self, number: int, answer: Any) -> None:
         """A client got an answer."""
@@ -108,7 +156,7 @@ class Protocol(RuleBasedStateMachine):
             answer = self._ask(number, 0.0, "claim")
             if not isinstance(answer, Granted):
                 self.state[number] = "idle"
-                self.attempts[number] = self._new_attempt()
+                self.attempts[number] = self._new_attempt(number)
 
     @rule(number=clients)
     def release(self, number: int) -> None:
@@ -118,7 +166,7 @@ class Protocol(RuleBasedStateMachine):
         assert freed == (self.state[number] == "holding")
         if freed:
             self.state[number] = "idle"
-            self.attempts[number] = self._new_attempt()
+            self.attempts[number] = self._new_attempt(number)
         else:
             assert self._lock() == before
 
@@ -129,8 +177,9 @@ class Protocol(RuleBasedStateMachine):
         run_sync(self.store.abandon(self.attempts[number]))
         if self.state[number] != "holding" and before != HANDED_OVER:
             assert self._lock() == before
+        self.given_up.append(self.attempts[number])
         self.state[number] = "idle"
-        self.attempts[number] = self._new_attempt()
+        self.attempts[number] = self._new_attempt(number)
 
     @rule(number=clients)
     def late_messages(self, number: int) -> None:
@@ -154,6 +203,44 @@ class Protocol(RuleBasedStateMachine):
         assert run_sync(self.store.transport.call(self.names.lock, extension)) == -2
         assert self._everything() == before
 
+    @precondition(lambda self: self.given_up)
+    @rule(mode=st.sampled_from(["try", "again", "probe"]), wait=st.sampled_from([0.0, 5.0]))
+    def late_request_and_its_undo(self, mode: Any, wait: float) -> None:
+        """What a client had sent when it was interrupted arrives, and the undo behind it: nobody notices."""
+        attempt = self.given_up.pop()
+        before = self._lock()
+        late = lock_requests.acquire(attempt, wait, mode, self._server_us() - 1, full=True)
+        assert run_sync(self.store.transport.call(self.names.lock, late)) == [-2]
+        run_sync(self.store.abandon(attempt))
+        if before != HANDED_OVER:
+            assert self._lock() == before
+
+    @rule()
+    def fork_in_c(self) -> None:
+        """The second process is now a copy of the first, and no hook of Python has run."""
+        self.processes[1] = self.processes[0].copy(3 + len(self.made))
+
+    @precondition(lambda self: "holding" in self.state)
+    @rule()
+    def restart(self) -> None:
+        """The server restarts without its data and scripts; nobody tells its clients, of whom one holds the lock."""
+        number = self.state.index("holding")
+        self.client.flushall()
+        self.client.script_flush()
+        self.stale.append(self.attempts[number])
+        self.state[number] = "idle"
+        self.attempts[number] = self._new_attempt(number)
+
+    @precondition(lambda self: self.stale)
+    @rule()
+    def holder_of_before(self) -> None:
+        """Who held the lock before a restart hears that it is lost, and takes it from nobody."""
+        attempt = self.stale.pop()
+        before = self._lock()
+        assert run_sync(self.store.extend(attempt, 60_000, "set"))[1] == 0
+        assert run_sync(self.store.release(attempt)) is False
+        assert self._lock() == before
+
     def _server_us(self) -> int:
         seconds, micros = self.client.time()
         return int(seconds) * 1_000_000 + int(micros)
@@ -170,7 +257,7 @@ class Protocol(RuleBasedStateMachine):
             self.client.zincrby("__locksmith:<queue>a", -30_000, self.attempts[number].token)
             assert isinstance(self._ask(number, 0.0, "claim"), Refused)
             self.state[number] = "idle"
-            self.attempts[number] = self._new_attempt()
+            self.attempts[number] = self._new_attempt(number)
 
     @rule(number=clients)
     def extend(self, number: int) -> None:
@@ -188,7 +275,7 @@ class Protocol(RuleBasedStateMachine):
         elif self.state[number] == "queued":
             self.client.zrem("__locksmith:<queue>a", self.attempts[number].token)
         self.state[number] = "idle"
-        self.attempts[number] = self._new_attempt()
+        self.attempts[number] = self._new_attempt(number)
 
     @precondition(lambda self: "holding" in self.state)
     @rule()
@@ -197,14 +284,14 @@ class Protocol(RuleBasedStateMachine):
         number = self.state.index("holding")
         self.client.delete("__locksmith:a")
         self.state[number] = "idle"
-        self.attempts[number] = self._new_attempt()
+        self.attempts[number] = self._new_attempt(number)
 
     @rule()
     def flush(self) -> None:
         """Somebody clears the database: everybody starts anew."""
         self.client.flushall()
         self.state = ["idle"] * CLIENTS
-        self.attempts = [self._new_attempt() for _ in range(CLIENTS)]
+        self.attempts = [self._new_attempt(number) for number in range(CLIENTS)]
 
     # ---- what is always so
 
@@ -239,7 +326,14 @@ class Protocol(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def machine(valkey: Deployment) -> Iterator[type[Protocol]]:
+def machine(valkey: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Protocol]]:
+    monkeypatch.setattr(forks, "_getpid", lambda: Image.running_pid)
+    monkeypatch.setattr(forks.state, "hooks", [tokens.process.__init__])  # type: ignore[misc]  # as `tokens` does
+    for name, value in {**vars(forks.state)}.items():
+        monkeypatch.setattr(forks.state, name, value)
+    for name, value in vars(tokens.process).items():
+        monkeypatch.setattr(tokens.process, name, value)
+    monkeypatch.setattr(tokens._thread, "place", tokens._thread.place)
     store = LockStore(SyncTransport(open_deployment(valkey.server.url)), "__locksmith:")
     with valkey.server.client() as client:
         yield type("Machine", (Protocol,), {"store": store, "client": client})

@@ -258,7 +258,7 @@ def test_lost_in_the_transaction() -> None:
     def write() -> None:
         Group.objects.create(name="not to be written")
         locksmith.clear("a")
-        held = locksmith.runtime().held.latest("a")
+        held = locksmith.runtime().latest_lease("a")
         assert held is not None
         held.lose("a renewal found out")
 

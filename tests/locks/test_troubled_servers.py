@@ -324,6 +324,25 @@ def test_thread_that_cannot_be_started(valkey: Deployment, monkeypatch: pytest.M
 # ---- bounds
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_cluster_that_keeps_silent(caller: Caller, known: bool) -> None:
+    """A caller who does not wait hears of a silent cluster after one socket timeout, however many nodes it has."""
+    with servers.cluster(servers.valkey_binary()) as nodes:
+        url = f"redis+cluster://127.0.0.1:{nodes[0].port}/0?socket_timeout=2"
+        service = Locksmith(redis=url, timeout=20)
+        if known:
+            caller.within(service("a"), lambda lease: None)
+        for node in nodes:
+            node.pause()
+        for key in ("a", "b"):
+            with stopwatch() as elapsed, pytest.raises(LockUnavailable):
+                caller.acquire(service(key), blocking=False)
+            assert elapsed() < 2 + (1 if known else 4)
+        for node in nodes:
+            node.resume()
+        assert caller.acquire(service("c", blocking_timeout=20)) is not None
+
+
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_many_tasks_and_a_silent_server(own_server: Deployment, cancelled: bool) -> None:
     """Of hundreds of tasks that ask a silent server, none waits for the others' timeouts one after the other."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+import traceback
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ BAD_VALUES = [
     *(("MAX_HOLD", bad) for bad in (0, -1, NAN, INF, timedelta(0), True, "3000", 119)),
     *(("RENEW", bad) for bad in (1, 0, None, "yes")),
     *(("MIN_REPLICAS", bad) for bad in (-1, 1.5, True, None, "1")),
-    *(("PREFIX", bad) for bad in ("", None, b"bytes", 7)),
+    *(("PREFIX", bad) for bad in (None, b"bytes", 7, "x" * 201)),
     *(("REDIS", bad) for bad in ("", None, 7)),
 ]
 
@@ -71,6 +72,7 @@ def test_defaults(given: Any) -> None:
         ("RENEW", True, True),
         ("MIN_REPLICAS", 2, 2),
         ("PREFIX", "billing:", "billing:"),
+        ("PREFIX", "", ""),
     ],
 )
 def test_good_values(name: str, value: Any, meant: Any) -> None:
@@ -230,6 +232,19 @@ WRONG_PLACES = {
         "redis://:s3cr/et@h",
         r"^(?!.*s3cr)LOCKSMITH.*its password percent-encoded",
     ),
+    "unknown option": ({"default": alias(NOWHERE)}, f"{NOWHERE}?password=s3cret&timeout=1", "does not have: timeout$"),
+    "bad option": ({"default": alias(NOWHERE)}, f"{NOWHERE}?password=s3cret&socket_timeout=abc", "not a usable URL"),
+    "no time": (
+        {"default": alias(NOWHERE)},
+        f"{NOWHERE}?password=s3cret&socket_timeout=0",
+        "socket_timeout is not more",
+    ),
+    "protocol": ({"default": alias(NOWHERE)}, f"{NOWHERE}?password=s3cret&protocol=9", "not a usable URL"),
+    "certificates": ({"default": alias(NOWHERE)}, "rediss://:s3cret@h/0?ssl_cert_reqs=x", "not a usable URL"),
+    "database": ({"default": alias(NOWHERE)}, "redis://h/s3cret", "not a usable URL"),
+    "one slash": ({"default": alias(NOWHERE)}, "redis:/:s3cret@h", "no alias in CACHES"),
+    "password as scheme": ({"default": alias(NOWHERE)}, "s3cret://h", "a URL scheme that is unknown"),
+    "control characters": ({"default": alias(NOWHERE)}, "redis://:s3cret@h\x00/0", "not a usable URL"),
     "brackets": ({"default": alias(NOWHERE)}, "redis://[::1/0", r"LOCKSMITH\['REDIS'\] is not a usable URL"),
 }
 
@@ -238,9 +253,13 @@ WRONG_PLACES = {
 def test_wrong_place(caches: dict[str, Any], where: str, said: str) -> None:
     """What cannot hold locks is refused by an error that says what to change, and found by the system check."""
     with override_settings(CACHES=caches, LOCKSMITH={"REDIS": where}):
-        with pytest.raises(ImproperlyConfigured, match=said):
+        with pytest.raises(ImproperlyConfigured, match=said) as caught:
             Locksmith()("x").acquire()
-        assert [(message.id, message.level) for message in our_checks()] == [("locksmith.E002", checks.ERROR)]
+        messages = our_checks()
+    assert [(message.id, message.level) for message in messages] == [("locksmith.E002", checks.ERROR)]
+    told = "".join(traceback.format_exception(caught.value)) + "".join(message.msg for message in messages)
+    # The line that the test itself stands in is quoted, too; the password must not be.
+    assert "s3cr" not in told
 
 
 def our_checks() -> list[checks.CheckMessage]:

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.contrib.auth.models import Group
 from django.db import transaction
-from django.test import AsyncClient, Client, override_settings
+from django.http import HttpResponse
+from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import path
 from django.utils.decorators import method_decorator
 
 from django_locksmith import LockUnavailable, locksmith
 from django_locksmith.decorators import lock_view
+from django_locksmith.middleware import LocksmithMiddleware
 from tests.views.sites import KEY, Site, Taken, is_free, somebody_has, url_conf
 
 if TYPE_CHECKING:
-    from django.http import HttpResponse
+    from tests.helpers.deployments import Deployment
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -131,6 +133,20 @@ def test_middleware_answers_for_redis_that_is_down(site: Site) -> None:
     response = site.post(site.view(body), MIDDLEWARE=MIDDLEWARE)
     assert response.status_code == 503
     assert response.headers["Retry-After"] == "5"
+
+
+@pytest.mark.parametrize("by", ["decorator", "middleware"])
+def test_log_cannot_be_forged(own_server: Deployment, rf: RequestFactory, caplog: Any, by: str) -> None:
+    """A path that a visitor made up stays in the one line that tells of its trouble."""
+    request = rf.post("/a%0ACRITICAL%20all%20is%20lost")
+    own_server.server.kill()
+    if by == "decorator":
+        assert lock_view("k")(lambda request: HttpResponse())(request).status_code == 503
+    else:
+        LocksmithMiddleware(lambda request: HttpResponse()).process_exception(request, LockUnavailable("no answer"))
+    (record,) = [each for each in caplog.records if each.name == "django_locksmith.view"]
+    assert "\n" not in record.getMessage()
+    assert "CRITICAL" in record.getMessage()
 
 
 def test_middleware_leaves_mistakes_alone(site: Site) -> None:

@@ -83,7 +83,7 @@ def test_lost_before_the_commit() -> None:
     def body(request: Any, pk: int) -> HttpResponse:
         Group.objects.create(name="not to be written")
         locksmith.clear(KEY)
-        held = locksmith.runtime().held.latest(KEY)
+        held = locksmith.runtime().latest_lease(KEY)
         assert held is not None
         held.lose("a renewal found out")
         return HttpResponse()

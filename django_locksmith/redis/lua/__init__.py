@@ -39,6 +39,7 @@ RELEASE_ALONE = _read("release_alone", arguments=1, keys=1)
 EXTEND = _read("extend", arguments=4, keys=1)
 LOOK = _read("look", arguments=0)
 LOOK_ALONE = _read("look_alone", arguments=0, keys=1)
+FORGET = _read("forget", arguments=0)
 
 JOIN = _read("news", "join", arguments=3)
 LANDING = _read("news", "landing", arguments=1)

@@ -21,9 +21,13 @@ if (mode == 'claim' or mode == 'probe') and not queued and holder ~= token then
 end
 
 local mine = holder == token
-local handed_to_me = holder == HANDED_OVER and (
-  (queued and mode ~= 'probe')                                        -- a probe leaves it to the one who was woken
-  or (wait == 0 and redis.call('EXISTS', baton) == 1))                -- nobody alive took it
+local handed_to_me = false
+if holder == HANDED_OVER then
+  local left = redis.call('PTTL', lock)
+  handed_to_me = (queued and mode ~= 'probe')                         -- a probe leaves it to the one who was woken
+    or (wait == 0 and redis.call('EXISTS', baton) == 1)               -- nobody alive took it
+    or left < 0 or left > CLAIM_WITHIN_MS                             -- nobody of us handed it over
+end
 
 if holder and not mine and not handed_to_me then
   if wait > 0 then
@@ -33,6 +37,8 @@ if holder and not mine and not handed_to_me then
     if now % SWEEP_EVERY == 0 then redis.call('ZREMRANGEBYSCORE', queue, '-inf', now_ms) end
   elseif mode ~= 'claim' then
     redis.call('ZREM', queue, token)
+  elseif holder ~= HANDED_OVER then
+    redis.call('DEL', baton) -- of a lock that is held, none can be of use
   end
   return {0, now, redis.call('PTTL', lock), holder}
 end
@@ -46,4 +52,4 @@ end
 if handed_to_me and mode ~= 'claim' then redis.call('DEL', baton) end
 if queued and mode ~= 'claim' then redis.call('ZREM', queue, token) end
 
-return grant(lock, index, KEYS[5], now)
+return grant(lock, index, KEYS[5], lease, now)

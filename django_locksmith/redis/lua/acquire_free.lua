@@ -26,26 +26,21 @@ if now > tonumber(ARGV[3]) then return {-2} end
 -- The clock inside the fence makes it grow even when the last one was lost (FLUSHALL,
 -- failover, eviction); the last one makes it grow even when the clock was set back.
 -- All it needs is given to it, or is its own: to refer to what is outside costs as much as a command.
-local function grant(lock, index, own, now)
-  local SWEEP_EVERY, KEEP_OWN_MS = 64, '8640000000' -- 100 days
+local function grant(lock, index, own, lease, now)
+  local KEEP_OWN_MS, LARGEST_FENCE = 600000, 2^53 -- from there on, adding one changes nothing
   local granted = {1, now}
   if redis.call('ZADD', index, 'GT', 'CH', now, '', now, lock) ~= 2 then
     -- The last fence is ahead of the clock.
     local fence = tonumber(redis.call('ZSCORE', index, '')) + 1
+    if fence >= LARGEST_FENCE then fence = now end -- no clock can have said that
     redis.call('ZADD', index, fence, '', fence, lock)
     granted[3] = fence
   end
-  if own then redis.call('PEXPIRE', index, KEEP_OWN_MS) end
-  -- Holders that died leave an entry behind. A look at a few, now and then, keeps them rare.
-  if now % SWEEP_EVERY == 0 then
-    for _, name in ipairs(redis.call('ZRANDMEMBER', index, 16)) do
-      if name ~= '' and redis.call('EXISTS', name) == 0 then redis.call('ZREM', index, name) end
-    end
-  end
+  if own then redis.call('PEXPIRE', index, lease + KEEP_OWN_MS) end
   return granted
 end
 
 -- Most locks are free when they are asked for: their way out stands before all else, for Redis pays for every line.
 if (ARGV[5] or 'try') == 'try' and redis.call('SET', lock, ARGV[1], 'NX', 'PX', ARGV[2]) then
-  return grant(lock, index, KEYS[5], now)
+  return grant(lock, index, KEYS[5], ARGV[2], now)
 end

@@ -13,8 +13,14 @@ end
 
 -- Is anybody in the queue who counts as alive? The one who is alive longest answers for all.
 local function awaited(queue)
+  local LONGEST_MS = 20000 -- twice as long as a waiter says that it is alive: who is alive longer is no waiter
+  local now = server_ms()
   local last = redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')
-  return #last > 0 and tonumber(last[2]) > server_ms()
+  if #last > 0 and tonumber(last[2]) > now + LONGEST_MS then
+    redis.call('ZREMRANGEBYSCORE', queue, now + LONGEST_MS, '+inf')
+    last = redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')
+  end
+  return #last > 0 and tonumber(last[2]) > now
 end
 
 local function lay_baton(baton)

@@ -14,11 +14,17 @@
 local time = redis.call('TIME')
 if time[1] * 1000000 + time[2] > tonumber(ARGV[3]) then return {-2} end
 local pause = redis.call('GET', KEYS[3])
-if pause then return {2, redis.call('PTTL', KEYS[3]), pause} end
+if pause then
+  local left = redis.call('PTTL', KEYS[3])
+  if left > 0 then return {2, left, pause} end
+  redis.call('DEL', KEYS[3]) -- all of ours end
+end
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return {1} end
 local leader = redis.call('GET', KEYS[1])
 if leader == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   return {1}
 end
+-- A flight that never ends was not begun by us, and is to end as ours do.
+if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return {0, redis.call('PTTL', KEYS[1]), leader, last_news(KEYS[2])}

@@ -1,0 +1,153 @@
+"""Looking at locks: one by its key, or all that are held. Changes nothing but what is known to be over."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from ..exceptions import LockUnavailable, ServerTrouble
+from ..records import LockInfo
+from ..tokens import looks_like_a_token, read_holder
+from .key_names import decode, encode, glob_escape, is_lock, not_a_lock
+from .lua import FORGET, LOOK, LOOK_ALONE
+from .packing import pack, request
+from .store import Store
+from .transport import is_moving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from .key_names import Names
+    from .node import Node
+
+logger = logging.getLogger("django_locksmith.redis")
+
+_PAGE = 500
+_SAMPLE = 64
+"""Entries of the index that are looked at together."""
+_FEW = 0.25
+"""The share of them that may be over: with more, the next ones are looked at, too."""
+_LARGEST_FENCE = 2**53
+
+
+class LookStore(Store):
+    """What there is to see of the locks of one prefix."""
+
+    async def look(self, names: Names) -> LockInfo | None:
+        """One lock as it is now, or `None` if nobody has it. `LockUnavailable` where its key holds something else."""
+        try:
+            reply = await self.run(LOOK, names)
+        except ServerTrouble as trouble:
+            if not is_moving(trouble.error):
+                raise
+            reply = await self.run(LOOK_ALONE, names)
+        return _info(names, reply)
+
+    async def keys(self) -> list[str]:
+        """The keys of all locks that may be held: what the index says, or, in a cluster, what a scan finds."""
+        found: set[str] = set()
+        prefix = self.prefix
+        if self.transport.deployment.cluster:
+            pattern = encode(glob_escape(prefix)) + b"*"
+            for node in self.transport.nodes():
+                async for page in self._pages(node, b"SCAN", (), b"MATCH", pattern, b"TYPE", b"string"):
+                    found.update(decode(name) for name in page if is_lock(prefix, name))
+        else:
+            index = self.names("").index
+            async for page in self._pages(self.transport.node_for(index), b"ZSCAN", (index,)):
+                # Every other one is a score; and one without a name is the last fence.
+                found.update(decode(name) for name in page[::2] if name and is_lock(prefix, name))
+        return [name[len(prefix) :] for name in found]
+
+    async def _pages(
+        self, node: Node, command: bytes, key: tuple[bytes, ...], *rest: bytes
+    ) -> AsyncIterator[list[bytes | str]]:
+        cursor = b"0"
+        async with self.connection_to(node) as connection:
+            while True:
+                await connection.send(pack(command, *key, cursor, *rest, b"COUNT", b"%d" % _PAGE))
+                following, page = await connection.read()
+                yield page
+                cursor = following if isinstance(following, bytes) else str(following).encode()
+                if cursor == b"0":
+                    return
+
+    async def look_at(self, many: Sequence[Names]) -> list[LockInfo]:
+        """Many locks as they are now; those that nobody has are left out, and what turns out to be no lock."""
+        found: list[LockInfo] = []
+        no_locks: list[LockUnavailable] = []
+        prefixed = self.prefix != ""
+        groups: dict[Node, list[Names]] = {}
+        for names in many:
+            groups.setdefault(self.transport.node_for(names.lock), []).append(names)
+        for node, group in groups.items():
+            async with self.connection_to(node) as connection:
+                for start in range(0, len(group), _PAGE):
+                    page = group[start : start + _PAGE]
+                    await connection.send(b"".join(request(LOOK, names) for names in page))
+                    for names in page:
+                        try:
+                            try:
+                                reply = await connection.read()
+                            except NoScriptError:
+                                reply = await self.run(LOOK, names)
+                            info = _info(names, reply)
+                        except LockUnavailable as trouble:
+                            if not (trouble.__cause__ is None or isinstance(trouble.__cause__, ResponseError)):
+                                raise
+                            no_locks.append(trouble)
+                            continue
+                        # Without a prefix, what we have not granted is anybody's.
+                        if info is not None and (prefixed or reply[-1]):
+                            found.append(info)
+        if no_locks:
+            logger.info("%d keys hold no lock, and are not listed; one of them: %s", len(no_locks), no_locks[0])
+        return found
+
+    async def sweep(self) -> None:
+        """Forget the locks whose leases have ended by themselves, until few of those that are known are over.
+
+        For a deployment whose locks share an index. It looks at some by chance, as Redis does to find expired keys: so
+        the index stays about as small as the number of locks that are held.
+        """
+        index = self.names("").index
+        while True:
+            sample = await self.transport.call(index, pack(b"ZRANDMEMBER", index, b"%d" % _SAMPLE))
+            names = [encode(name) if isinstance(name, str) else name for name in sample if name]
+            foreign = [name for name in names if not is_lock(self.prefix, name)]
+            ours = [name for name in names if name not in foreign]
+            if foreign:
+                await self.transport.call(index, pack(b"ZREM", index, *foreign))
+            if not ours:
+                return
+            request = pack(b"EVAL", FORGET.text, b"%d" % (len(ours) + 1), index, *ours)
+            if await self.transport.call(index, request) < _FEW * len(ours):
+                return
+
+
+def _info(names: Names, reply: list[Any]) -> LockInfo | None:
+    now_us, holder, left, waiters, fence = reply
+    if left == -2:  # there is no such key
+        return None
+    token = decode(holder)
+    if not (fence or looks_like_a_token(token)):
+        raise LockUnavailable(not_a_lock(names.lock, f"its {len(holder)} bytes are no token"))
+    by = read_holder(token)
+    # The index may still know the fence of a dead holder, when other software has the lock.
+    minted = _fence(fence) if by is not None and by.host else None
+    return LockInfo(
+        key=names.key,
+        holder=by,
+        # A fence is the server's clock at the grant, as long as that clock was never set back.
+        held_for=None if minted is None else max(0.0, (now_us - minted) / 1e6),
+        remaining=left / 1000 if left >= 0 else None,
+        fence=minted,
+        waiters=waiters,
+    )
+
+
+def _fence(score: bytes | str) -> int | None:
+    fence = float(score) if score else 0.0
+    return int(fence) if 0 < fence < _LARGEST_FENCE else None
