@@ -25,6 +25,7 @@ from tests.helpers.servers import poll
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from django_locksmith import Lock
     from tests.helpers.callers import Caller
     from tests.helpers.deployments import Deployment
 
@@ -167,11 +168,10 @@ def interrupted_at(number: int) -> Any:
     return trace
 
 
-def ends(how: str) -> None:
+def ends(how: str, service: Locksmith, shared: Lock) -> None:
     """A block that holds the lock, traced from its end on."""
-    service = Locksmith(timeout=60)
-    if how == "with lock":
-        with service("a"):
+    if how in ("with lock", "with a lock that lives on"):
+        with service("a") if how == "with lock" else shared:
             sys.settrace(ends.trace)  # type: ignore[attr-defined]  # set below
     elif how == "with lease":
         with service("a").take():
@@ -182,27 +182,33 @@ def ends(how: str) -> None:
 
 # Python warns of a coroutine that was interrupted before its first line.
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("how", ["with lock", "with lease", "callback"])
+@pytest.mark.parametrize("how", ["with lock", "with a lock that lives on", "with lease", "callback"])
 def test_interrupt_at_the_end_of_a_block(valkey: Deployment, how: str) -> None:
     """Wherever Ctrl-C comes at the end of a block, the lock is given back, at once or soon after."""
     before = sys.gettrace()
-    with Locksmith()("warm"):
+    service = Locksmith(timeout=60)
+    shared = service("a")
+    with shared:
         pass
-    number, stopped = 0, True
+    # Nothing can be done at once before the first line that could; and nobody drops a lock that lives on.
+    number, stopped = 2 if how == "with a lock that lives on" else 0, True
     try:
         while stopped:
             number += 1
             ends.trace = interrupted_at(number)  # type: ignore[attr-defined]  # a function has room for it
             try:
-                ends(how)
+                ends(how, service, shared)
                 stopped = False
             except Stop:
                 pass
             finally:
                 sys.settrace(None)
+            if how == "with a lock that lives on":
+                assert not valkey.left_behind()
             poll(lambda: not valkey.left_behind())
     finally:
         sys.settrace(before)
+    assert not shared._taken._entered
     assert number > 50
 
 
