@@ -58,6 +58,7 @@ class LeaseState:
         "hold_until",
         "key",
         "lent",
+        "name",
         "renew_at",
         "runtime",
         "template",
@@ -69,6 +70,7 @@ class LeaseState:
         self.attempt = attempt
         self.template = template
         self.key = attempt.names.key
+        self.name = attempt.names.lock  # in Redis
         self.timeout = attempt.lease
         # A task that failed has its traceback, and that has us: without a weak reference we would outlive it.
         caller = context.caller()
@@ -103,11 +105,6 @@ class LeaseState:
     def hand_over(self) -> None:
         """Whoever took it has nothing to do with it any more."""
         self._owner = _nobody
-
-    @property
-    def name(self) -> bytes:
-        """What the lock is called in Redis."""
-        return self.attempt.names.lock
 
     @property
     def token(self) -> str:

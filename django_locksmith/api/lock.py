@@ -20,7 +20,7 @@ from .decorating import decorated, done
 from .taken import Taken
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
     from types import TracebackType
 
     from .. import conf
@@ -217,8 +217,8 @@ class Lock:
             wait = wait_this_time(rules, self._cached_runtime.settings, blocking, blocking_timeout)
         return attempt_at(context, self.key, rules, wait, token)
 
-    async def _take(self, context: Context, attempt: Attempt) -> Lease | LockBusy:
-        return await take(self._cached_runtime, context, self._cached_rules, attempt, self.template)
+    def _take(self, context: Context, attempt: Attempt) -> Coroutine[Any, Any, Lease | LockBusy]:
+        return take(self._cached_runtime, context, self._cached_rules, attempt, self.template)
 
     def _give_up(self, context: Context, attempt: Attempt) -> None:
         lease = give_up(self._cached_runtime, context, attempt)

@@ -46,9 +46,9 @@ class Taken:
 
     def of_block(self, *, task: bool) -> Lease:
         """The lease of a block that ends: the latest of this task, or thread."""
+        if len(self._entered) == 1:
+            return self._entered[0]
         entered = self._entered[::-1]
-        if len(entered) == 1:
-            return entered[0]
         # If nobody of them is the caller, an async generator, say, is finished by another task than began it.
         caller: object = asyncio.current_task() if task else threading.current_thread()
         return next((each for each in entered if each.owner is caller), entered[0])

@@ -133,7 +133,7 @@ class AsyncTransport(Transport):
         """Close it. `undo`: the caller was interrupted, not the connection."""
         try:
             if undo and conn.is_connected:
-                await conn.send_packed_command(undo.request(), check_health=False)
+                await conn.send_packed_command(undo.undo(), check_health=False)
                 # The undo's reply is a number, that of what it undoes a list.
                 while isinstance(await self.read(node, conn), list):
                     continue

@@ -121,7 +121,7 @@ class _UndoJoin:
         self._token = token
         self.sent = False
 
-    def request(self) -> bytes:
+    def undo(self) -> bytes:
         """With its text: nobody may be left to read that the script was not known."""
         return request(LAND, self._names, self._token, b"void", b"", b"", b"0", full=True)
 

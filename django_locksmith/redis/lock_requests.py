@@ -6,8 +6,8 @@ from functools import lru_cache
 from math import ceil
 from typing import TYPE_CHECKING
 
-from .lua import ABANDON, ACQUIRE, TRY
-from .packing import bulk, head, request
+from .lua import ACQUIRE, TRY
+from .packing import bulk, head
 
 if TYPE_CHECKING:
     from .messages import Attempt, Mode
@@ -34,17 +34,3 @@ def acquire(attempt: Attempt, wait: float, mode: Mode, valid: int, *, full: bool
         return head(TRY, attempt.names, full) + common
     wait_ms = _LONG_WAIT_MS if wait >= LONG_WAIT else bulk(b"%d" % ceil(wait * 1000))
     return b"".join((head(ACQUIRE, attempt.names, full), common, wait_ms, _MODES[mode]))
-
-
-class UndoAttempt:
-    """What undoes an attempt, whatever became of it."""
-
-    __slots__ = ("_attempt", "sent")
-
-    def __init__(self, attempt: Attempt) -> None:
-        self._attempt = attempt
-        self.sent = False
-
-    def request(self) -> bytes:
-        """With its text: nobody may be left to read that the script was not known."""
-        return request(ABANDON, self._attempt.names, self._attempt.token, b"1", full=True)

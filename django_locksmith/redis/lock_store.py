@@ -33,7 +33,7 @@ LONGEST_BLOCK = 10.0**8
 """Seconds; three years are without limit, and Redis takes no more than some 300,000 of them."""
 _KEEP_INDEX_MS = 600_000
 """Stands in acquire_free.lua, too."""
-_SWEEP_EVERY = 256
+_SWEEP_EVERY = 1024
 """Of so many grants, one has the locks looked for that are over."""
 _SWEEP_WITHIN = 60.0
 """Seconds; what cannot be asked by then is left to the next time."""
@@ -56,7 +56,9 @@ class LockStore(LookStore):
         """Go on trying, in the background and by a store for threads, for so many seconds."""
         self.waiting: set[object] = set()
         """Those who wait in Redis now, each on a connection."""
-        self._sweeps = not transport.deployment.cluster
+        one_server = not transport.deployment.cluster
+        self._one_node = transport.nodes()[0] if one_server else None
+        self._sweeps = one_server
 
     # ---- taking and giving back
 
@@ -65,23 +67,19 @@ class LockStore(LookStore):
         if self.min_replicas:
             return await self._acquire_with_replicas(attempt, wait, mode)
         lock = attempt.names.lock
-        node = self.transport.node_for(lock)
-        undo = lock_requests.UndoAttempt(attempt)
+        node = self._one_node or self.transport.node_for(lock)
         sent = self.now()
         valid = node.clock.us_at(sent + node.socket_timeout)
         if valid is None:
             valid = await self.valid_until(node, lock)
             sent = self.now()
         try:
-            try:
-                reply = await self._call(lock, lock_requests.acquire(attempt, wait, mode, valid), undo)
-            except NoScriptError:
-                await self.load(lock, RELEASE)  # a release may be its last word, too
-                valid = await self.valid_until(node, lock)
-                sent = self.now()
-                reply = await self._call(lock, lock_requests.acquire(attempt, wait, mode, valid, full=True), undo)
-        finally:
-            attempt.sent = attempt.sent or undo.sent
+            reply = await self._call(lock, lock_requests.acquire(attempt, wait, mode, valid), attempt)
+        except NoScriptError:
+            await self.load(lock, RELEASE)  # a release may be its last word, too
+            valid = await self.valid_until(node, lock)
+            sent = self.now()
+            reply = await self._call(lock, lock_requests.acquire(attempt, wait, mode, valid, full=True), attempt)
         return self.answer(node, reply, sent)
 
     async def valid_until(self, node: Node, lock: bytes) -> int:

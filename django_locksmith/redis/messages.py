@@ -6,6 +6,9 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
+from .lua import ABANDON
+from .packing import request
+
 if TYPE_CHECKING:
     from .key_names import Keyring, Names
 
@@ -28,6 +31,10 @@ class Attempt:
         self.lease = lease
         self.wait = wait
         self.sent = False  # may Redis know the token?
+
+    def undo(self) -> bytes:
+        """What ends it, whatever became of it. With its text: nobody may be left to hear that it is unknown."""
+        return request(ABANDON, self.names, self.token, b"1", full=True)
 
 
 class Holding(Protocol):

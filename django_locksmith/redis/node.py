@@ -53,7 +53,7 @@ class RedisConnection(Protocol):
 
 def is_open(conn: RedisConnection) -> bool:
     """Has it a socket? redis-py before 8 has no public word for it, and would quietly connect again on a send."""
-    return getattr(_plain(conn), "_sock", None) is not None
+    return getattr(conn, "_sock", None) is not None or getattr(_plain(conn), "_sock", None) is not None
 
 
 def _plain(conn: RedisConnection) -> Any:

@@ -90,7 +90,7 @@ class SyncTransport(Transport):
         """Close it. `undo`: the caller was interrupted, not the connection."""
         try:
             if undo and is_open(conn):
-                conn.send_packed_command((undo.request(),), check_health=False)
+                conn.send_packed_command((undo.undo(),), check_health=False)
                 # The undo's reply is a number, that of what it undoes a list.
                 while isinstance(conn.read_response(disconnect_on_error=False), list):
                     continue

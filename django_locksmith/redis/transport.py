@@ -102,7 +102,7 @@ class Undo(Protocol):
 
     sent: bool
 
-    def request(self) -> bytes:
+    def undo(self) -> bytes:
         """What is to be sent behind it."""
 
 
@@ -143,8 +143,8 @@ class Transport(ABC):
     async def call(self, lock: bytes, request: bytes, undo: Undo | None = None) -> Any:
         """One request on a shared connection to the server that owns `lock`, and its reply.
 
-        Should the caller be interrupted, what `undo` makes is sent behind the request, on the same connection. After a
-        timeout nothing is: what must not come late says so itself (`server_clock.py`).
+        Should the caller be interrupted, `undo.undo()` is sent behind the request, on the same connection. After a timeout
+        nothing is: what must not come late says so itself (`server_clock.py`).
         """
 
     @abstractmethod
