@@ -116,7 +116,6 @@ class Lease(LeaseState):
             if self._state in ("leaving", "over"):
                 return False
             ours, again = self._state != "lost", self._state == "unanswered"
-            in_time = ours and clock.now() < self._deadline
             if ours:
                 # From here on it is not held, whatever the answer: the server may act on a request we have given up.
                 self._state = "leaving"
@@ -124,15 +123,15 @@ class Lease(LeaseState):
             self._unwatch()
         self.runtime.held.remove(self)
         try:
-            freed = await lock_policy.release(context.store, self.attempt, in_time=in_time)
+            freed = await lock_policy.release(context.store, self.attempt, self._deadline if ours else 0.0)
         except LockUnavailable as trouble:
-            if not in_time and not again:
+            if not (ours and clock.now() < self._deadline) and not again:
                 raise self._lost_at_its_end() from trouble
             self._state = "unanswered"
             raise
         # Interrupted, it is given back all the same, and stays "leaving".
         # "Not held", after a release that got no answer, means that it did its work.
-        if ours and (freed or (again and in_time)):
+        if ours and (freed or (again and clock.now() < self._deadline)):
             self._state = "over"
             if signals.released.receivers or signals.released.observers:
                 await context.tell(signals.released, lease=self, held_for=clock.now() - self._since)

@@ -156,7 +156,11 @@ class Lock:
         context = self._runtime.threads()
         attempt = self._attempt(context)
         try:
-            return self._enter(run_sync(self._take(context, attempt)))
+            lease = run_sync(self._take(context, attempt))
+            if isinstance(lease, LockBusy):
+                raise lease
+            self._taken.enter(lease)
+            return lease
         except LocksmithError:
             raise
         except BaseException:
@@ -182,7 +186,9 @@ class Lock:
 
     async def __aenter__(self) -> Lease:
         context = self._runtime.loop()
-        return self._enter(await self._take(context, self._attempt(context)))
+        lease = _or_raise(await self._take(context, self._attempt(context)))
+        self._taken.enter(lease)
+        return lease
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -190,11 +196,6 @@ class Lock:
         lease = self._taken.of_block(task=True)
         self._taken.exit(lease)
         await lease.leave(lease.runtime.loop(), error)
-
-    def _enter(self, lease: Lease | LockBusy) -> Lease:
-        granted = _or_raise(lease)
-        self._taken.enter(granted)
-        return granted
 
     def _keep(self, lease: L) -> L:
         if lease is not None:

@@ -28,13 +28,9 @@ class LocalQueues:
         # A signal handler may come in between, and take a lock, too.
         self._mutex = threading.RLock()
 
-    def ticket(self, lock: bytes) -> Ticket:
-        """A ticket for the queue of this lock, not yet in it."""
-        return Ticket(self, lock)
-
 
 class Ticket:
-    """One caller's place in the queue for one lock."""
+    """One caller's place in the queue for one lock; at first not yet in it."""
 
     __slots__ = ("_event", "_lock", "_queue", "_queues")
 

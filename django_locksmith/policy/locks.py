@@ -8,9 +8,11 @@ cancellation, a deadline are dealt with in one place for both worlds. How and wh
 from __future__ import annotations
 
 import random
+from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
 from ..exceptions import LockUnavailable, ServerTrouble
+from ..local.queues import Ticket
 from ..redis.messages import NO_REPLY, Attempt, Busy, Granted, Renewal
 
 if TYPE_CHECKING:
@@ -78,23 +80,29 @@ async def acquire(
     left behind as far as Redis can be reached: neither the lock nor a place in its queue.
     """
     left = attempt.wait
-    until = store.now() + left
+    now = store.now()
+    until = now + left
     patience: _Patience | None = None
-    ticket = queues.ticket(attempt.names.lock) if left else None
+    ticket = Ticket(queues, attempt.names.lock) if left else None
     mode: Mode = "try"
     try:
         if ticket is not None and not ticket.enter():
             if not await ticket.wait(until):
                 return await _who_has_it(store, attempt)
-            left = max(0.0, until - store.now())
+            now = store.now()
+            left = max(0.0, until - now)
         while True:
             try:
-                answer = await store.acquire(attempt, left, mode)
+                answer = await store.acquire(attempt, left, mode, now)
                 if left and isinstance(answer, Busy):
                     patience = _Patience(store, until)
                     answer = await _wait_in_redis(store, attempt, until, answer, patience)
                 if isinstance(answer, Granted):
-                    return hold(answer.fence, answer.sent, _deadline(store, attempt, answer.sent))
+                    deadline = answer.sent + attempt.lease - caution(attempt.lease)
+                    if deadline <= store.now():
+                        text = f"the answer took longer than the lease of {attempt.lease:g} s"
+                        raise ServerTrouble(TimeoutError(text))
+                    return hold(answer.fence, answer.sent, deadline)
                 if isinstance(answer, Busy) and store.now() >= until:
                     return answer
                 # Else refused, or a caller who did not wait came first: ask again.
@@ -103,7 +111,8 @@ async def acquire(
                     patience = _Patience(store, until)
                 await patience.wait_or_give_up(trouble)
             mode = "again"
-            left = max(0.0, until - store.now())
+            now = store.now()
+            left = max(0.0, until - now)
     except BaseException as error:
         if not attempt.sent:
             pass  # nothing to give up
@@ -178,13 +187,6 @@ def _dated(claimed: Answer, seen: Busy) -> Answer:
     return Granted(claimed.fence, min(granted_at, claimed.sent), claimed.server_time)
 
 
-def _deadline(store: LockStore, attempt: Attempt, granted_at: float) -> float:
-    deadline = granted_at + attempt.lease - caution(attempt.lease)
-    if deadline <= store.now():
-        raise ServerTrouble(TimeoutError(f"the answer took longer than the lease of {attempt.lease:g} s"))
-    return deadline
-
-
 def caution(lease: float) -> float:
     """Seconds by which a holder stops believing in its lease before the server does.
 
@@ -204,10 +206,11 @@ async def _who_has_it(store: LockStore, attempt: Attempt) -> Busy:
     return Busy(now, 0.0, info.remaining, info.holder.token)
 
 
-async def release(store: LockStore, attempt: Attempt, *, in_time: bool = True) -> bool:
+async def release(store: LockStore, attempt: Attempt, deadline: float = inf) -> bool:
     """Give the lock back; `False` if it was no longer held. Raises `LockUnavailable`: then it ends with its lease.
 
-    `in_time`: our lease has surely not ended yet. Cancelled or interrupted, the lock is given back all the same.
+    `deadline`: until when it was surely ours (local monotonic seconds). Cancelled or interrupted, it is given back all
+    the same.
     """
     try:
         sent = False
@@ -219,6 +222,7 @@ async def release(store: LockStore, attempt: Attempt, *, in_time: bool = True) -
             sent = trouble.sent
         try:
             # After a lost reply, "not held" means that the first request did its work, if nothing else can have.
+            in_time = store.now() < deadline
             return await store.release(attempt) or (sent and in_time)
         except ServerTrouble as trouble:
             raise _unavailable(trouble) from trouble.error

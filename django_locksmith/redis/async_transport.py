@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,42 +49,51 @@ class AsyncTransport(Transport):
         else:
             await self._wait_for_turn(lock)
         try:
-            return await self._exchange(lock, request, undo)
+            try:
+                node = self.one_node or self.deployment.node_for(lock)
+                conn = self._fresh(node) or await self._borrow(node)
+            except Exception as error:
+                raise await self.trouble(error, lock) from error
+            try:
+                if undo is not None:
+                    undo.sent = True
+                await conn.send_packed_command(request, check_health=False)
+                reply = await self.read(node, conn)
+            except BaseException as error:
+                return await self._failed(error, node, conn, lock, request, undo)
+            if not self._keep(node, conn):
+                await conn.disconnect(nowait=True)
+            if self.outage.since is not None:
+                self.outage.over()
+            return reply
         finally:
             self._end_turn()
 
-    async def _exchange(self, lock: bytes, request: bytes, undo: Undo | None) -> Any:
-        try:
-            node = self.deployment.node_for(lock)
-            conn = self._fresh(node) or await self._borrow(node)
-        except Exception as error:
-            raise await self.trouble(error, lock) from error
-        try:
-            if undo is not None:
-                undo.sent = True
-            await conn.send_packed_command(request, check_health=False)
-            reply = await self.read(node, conn)
-        except BaseException as error:
-            if not isinstance(error, redis_errors.ResponseError):
-                node.clock.forget()
-                if isinstance(error, redis_errors.ConnectionError):
-                    await self._drop_idle(node)  # they have likely been closed with it
-                await self.shielded(self._hang_up(node, conn, None if isinstance(error, FAILURES) else undo))
-            elif is_spoiled(error):
-                await conn.disconnect(nowait=True)
-                await self._drop_idle(node)
-            else:
-                await self.give_back(node, conn)
-            if self.deployment.cluster and (where := ask_at(error)):
-                return await self._ask_elsewhere(where, lock, request)
-            if isinstance(error, Exception):
-                raise await self.trouble(error, lock, sent=True) from error
-            raise
-        if not self._keep(node, conn):
+    async def _failed(
+        self,
+        error: BaseException,
+        node: Node,
+        conn: RedisAsyncConnection,
+        lock: bytes,
+        request: bytes,
+        undo: Undo | None,
+    ) -> Any:
+        """What becomes of a request that was sent, and had no good reply. Raises, but for a key that was elsewhere."""
+        if not isinstance(error, redis_errors.ResponseError):
+            node.clock.forget()
+            if isinstance(error, redis_errors.ConnectionError):
+                await self._drop_idle(node)  # they have likely been closed with it
+            await self.shielded(self._hang_up(node, conn, None if isinstance(error, FAILURES) else undo))
+        elif is_spoiled(error):
             await conn.disconnect(nowait=True)
-        if self.outage.since is not None:
-            self.outage.over()
-        return reply
+            await self._drop_idle(node)
+        else:
+            await self.give_back(node, conn)
+        if self.deployment.cluster and (where := ask_at(error)):
+            return await self._ask_elsewhere(where, lock, request)
+        if isinstance(error, Exception):
+            raise await self.trouble(error, lock, sent=True) from error
+        raise error
 
     async def _ask_elsewhere(self, where: tuple[str, int], lock: bytes, request: bytes) -> Any:
         """The key has been moved already, though the rest of its slot has not."""
@@ -179,7 +189,7 @@ class AsyncTransport(Transport):
     def _fresh(self, node: Node) -> RedisAsyncConnection | None:
         """A connection that was used a moment ago, if there is one."""
         idle = self._idle.get(node)
-        if idle and self.now() - idle[-1][1] < IDLE:
+        if idle and time.monotonic() - idle[-1][1] < IDLE:
             return idle.pop()[0]
         return None
 
@@ -187,7 +197,7 @@ class AsyncTransport(Transport):
         idle = self._idle.get(node)
         while idle:
             conn, since = idle.pop()
-            if await self._is_usable(node, conn, self.now() - since):
+            if await self._is_usable(node, conn, time.monotonic() - since):
                 return conn
             await conn.disconnect(nowait=True)
         return await self._dial(node)
@@ -215,10 +225,12 @@ class AsyncTransport(Transport):
             await conn.disconnect(nowait=True)
 
     def _keep(self, node: Node, conn: RedisAsyncConnection) -> bool:
-        idle = self._idle.setdefault(node, [])
+        idle = self._idle.get(node)
+        if idle is None:
+            idle = self._idle[node] = []
         if len(idle) >= self.MOST_IDLE:
             return False
-        idle.append((conn, self.now()))
+        idle.append((conn, time.monotonic()))
         return True
 
     async def _drop_idle(self, node: Node) -> None:

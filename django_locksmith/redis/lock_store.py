@@ -56,19 +56,18 @@ class LockStore(LookStore):
         """Go on trying, in the background and by a store for threads, for so many seconds."""
         self.waiting: set[object] = set()
         """Those who wait in Redis now, each on a connection."""
-        one_server = not transport.deployment.cluster
-        self._one_node = transport.nodes()[0] if one_server else None
-        self._sweeps = one_server
+        self._sweeps = not transport.deployment.cluster
 
     # ---- taking and giving back
 
-    async def acquire(self, attempt: Attempt, wait: float, mode: Mode) -> Answer:
-        """Ask for the lock; join its queue for `wait` seconds if it is busy (0: do not)."""
+    async def acquire(self, attempt: Attempt, wait: float, mode: Mode, sent: float | None = None) -> Answer:
+        """Ask for the lock; join its queue for `wait` seconds if it is busy (0: do not). `sent`: what time it is."""
         if self.min_replicas:
             return await self._acquire_with_replicas(attempt, wait, mode)
         lock = attempt.names.lock
-        node = self._one_node or self.transport.node_for(lock)
-        sent = self.now()
+        node = self.transport.one_node or self.transport.node_for(lock)
+        if sent is None:
+            sent = self.now()
         valid = node.clock.us_at(sent + node.socket_timeout)
         if valid is None:
             valid = await self.valid_until(node, lock)

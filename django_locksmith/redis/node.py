@@ -105,7 +105,9 @@ class Node:
             pass
         else:
             idle_for = time.monotonic() - since
-            if is_open(kept) and (idle_for < IDLE or self.is_usable(kept, idle_for)):
+            if idle_for < IDLE and getattr(kept, "_sock", None) is not None:
+                return kept  # the usual case, without a further look
+            if is_open(kept) and self.is_usable(kept, idle_for):
                 return kept
             kept.disconnect()
             self._pool.release(cast("Any", kept))  # closed meanwhile; the pool knows how, and to whom, to connect again

@@ -42,7 +42,7 @@ class SyncTransport(Transport):
 
     async def call(self, lock: bytes, request: bytes, undo: Undo | None = None) -> Any:
         try:
-            node = self.deployment.node_for(lock)
+            node = self.one_node or self.deployment.node_for(lock)
             conn = node.borrow()
         except Exception as error:
             raise self.trouble(error, lock) from error

@@ -138,13 +138,15 @@ class Transport(ABC):
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
         self.outage = deployment.outage
+        self.one_node: Node | None = None if deployment.cluster else deployment.nodes()[0]
+        """The only server, where there is but one: what is asked for with each request."""
 
     @abstractmethod
     async def call(self, lock: bytes, request: bytes, undo: Undo | None = None) -> Any:
         """One request on a shared connection to the server that owns `lock`, and its reply.
 
-        Should the caller be interrupted, `undo.undo()` is sent behind the request, on the same connection. After a timeout
-        nothing is: what must not come late says so itself (`server_clock.py`).
+        Should the caller be interrupted, `undo.undo()` is sent behind the request, on the same connection. After a
+        timeout nothing is: what must not come late says so itself (`server_clock.py`).
         """
 
     @abstractmethod

@@ -109,7 +109,8 @@ class Runtime:
 
     def threads(self) -> ThreadContext:
         """What synchronous callers share."""
-        forks.generation()
+        if forks.state.pid != forks._getpid():
+            forks.state.start_again()
         if self._threads is None:
             deployment = self.deployment()
             with self._mutex:
