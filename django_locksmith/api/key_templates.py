@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from itertools import pairwise
 from string import Formatter
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _formatter = Formatter()
+_WIDEST = 1000
+"""Characters that an argument may ask another one to be formatted to: it may come from a visitor."""
 
 
 class KeyTemplate:
@@ -72,6 +75,8 @@ class KeyTemplate:
             value, _ = _formatter.get_field(field, args, values)
             if "{" in spec:
                 spec = _formatter.vformat(spec, args, values)
+                if any(int(width[:9]) > _WIDEST for width in re.findall(r"\d+", spec)):
+                    raise ValueError(f"{{{field}}}: the format {spec!r} asks for more than {_WIDEST} characters")
             try:
                 part = stable_text(value, how, spec, "." in field or "[" in field)
             except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
 
 from django.conf import settings as django_settings
 from django.core import checks
@@ -33,6 +34,7 @@ def register_checks() -> None:
     """Have Django run them with its own."""
     checks.register(check_settings, TAG)
     checks.register(check_prefix, TAG)
+    checks.register(check_retries, TAG)
     checks.register(check_views, TAG)
     checks.register(check_servers_for_tag, TAG)
     checks.register(check_servers, TAG, deploy=True)
@@ -69,6 +71,37 @@ def check_prefix(**kwargs: Any) -> list[checks.CheckMessage]:
         id="locksmith.W007",
     )
     return [warning]
+
+
+def check_retries(**kwargs: Any) -> list[checks.CheckMessage]:
+    """W008: the connections of the locks are told to repeat requests, which locks do by rules of their own."""
+    if check_settings():
+        return []
+    where = locksmith.settings.redis
+    options: dict[str, Any] = {}
+    for url in [where] if "://" in where else _locations(caches.settings[where]):
+        options.update(parse_qsl(urlsplit(url).query))
+    if "://" not in where:
+        options.update((caches.settings[where].get("OPTIONS") or {}).get("CONNECTION_POOL_KWARGS") or {})
+    found = [name for name in ("retry", "retry_on_error", "retry_on_timeout") if _is_meant(options.get(name))]
+    if not found:
+        return []
+    warning = checks.Warning(
+        f"The connections of the locks have {' and '.join(found)}, which locks do not use: a request that others repeat"
+        " could be granted twice. They ask again by rules of their own, and wait for a server in trouble.",
+        hint="Nothing has to be done; silence this check. For longer patience, raise blocking_timeout.",
+        id="locksmith.W008",
+    )
+    return [warning]
+
+
+def _locations(cache: dict[str, Any]) -> list[str]:
+    given = cache.get("LOCATION") or []
+    return given.split(",") if isinstance(given, str) else [str(each) for each in given]
+
+
+def _is_meant(option: Any) -> bool:
+    return bool(option) and str(option).lower() not in ("false", "0", "no")
 
 
 # ---- views

@@ -24,7 +24,7 @@ from django.views import View
 
 import django_locksmith
 from django_locksmith import LockLost, Locksmith, locksmith
-from django_locksmith.checks import check_prefix, check_servers, check_views
+from django_locksmith.checks import check_prefix, check_retries, check_servers, check_views
 from django_locksmith.checks.servers import rights
 from tests.helpers import ROOT, servers
 from tests.helpers.deployments import DEPLOYMENTS, SINGLE, alias, available, in_force
@@ -231,6 +231,25 @@ def test_projects_that_share_a_redis(cache: dict[str, str], locks: dict[str, str
         if "KEY_PREFIX" in cache and found:
             (message,) = check_prefix()
             assert "'__locksmith:shop:'" in str(message.hint)
+
+
+@pytest.mark.parametrize(
+    ("cache", "locks", "found"),
+    [
+        ({}, {}, ""),
+        ({"LOCATION": f"{NOWHERE}?retry_on_timeout=True"}, {}, "retry_on_timeout"),
+        ({"LOCATION": f"{NOWHERE}?retry_on_timeout=False"}, {}, ""),
+        ({"OPTIONS": {"CONNECTION_POOL_KWARGS": {"retry_on_error": [ConnectionError]}}}, {}, "retry_on_error"),
+        ({}, {"REDIS": f"{NOWHERE}?retry_on_timeout=1"}, "retry_on_timeout"),
+        ({"LOCATION": f"{NOWHERE}?retry_on_timeout=True"}, {"REDIS": NOWHERE}, ""),
+    ],
+)
+def test_retries_of_the_pool(cache: dict[str, Any], locks: dict[str, str], found: str) -> None:
+    """Where connections are told to repeat requests, the check says that locks do that by rules of their own."""
+    with override_settings(CACHES={"default": {**alias(NOWHERE), **cache}}, LOCKSMITH=locks):
+        messages = said(check_retries())
+        assert set(messages) == ({"locksmith.W008"} if found else set())
+        assert found in messages.get("locksmith.W008", "")
 
 
 def key_of(key: str, prefix: str, version: int) -> str:

@@ -208,6 +208,14 @@ def test_rule_is_the_same_everywhere(valkey: Deployment, rf: RequestFactory) -> 
             decorated(Plain())
 
 
+def test_widths_have_a_limit() -> None:
+    """An argument cannot make a key of any length of another one."""
+    assert made("{a:{b}}", "x", 5) == "x    "
+    for width in (10**4, 10**9, "1" * 5000):
+        with pytest.raises(ValueError, match="more than 1000 characters"):
+            made("{a:{b}}", "x", width)
+
+
 def test_default_key_of_a_view(rf: RequestFactory) -> None:
     """Without a template, a view's arguments go by the same rule."""
 
