@@ -186,7 +186,7 @@ class Lease(LeaseState):
 
     def give_up(self) -> None:
         """The end of its block was interrupted: see that it is given back, whatever became of that."""
-        if not self.over:
+        if not self.over and self._generation == forks.generation():
             self.disown()
             run_sync(lock_policy.withdraw(self.runtime.threads().store, self.attempt))
 

@@ -171,16 +171,17 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Ctrl-C may come anywhere in here, before the first request and behind the last.
+        lease: Lease | None = None
         try:
             lease = self._taken.of_block(task=False)
             run_sync(lease.leave(lease.runtime.threads(), error))
             self._taken.exit(lease)
-        except LocksmithError:
-            self._taken.exit(lease)
-            raise
-        except BaseException:
-            lease = self._taken.of_block(task=False)
+        except BaseException as problem:
+            if lease is None:
+                lease = self._taken.of_block(task=False)
             self._taken.forget(lease)
+            if isinstance(problem, LocksmithError):
+                raise
             lease.give_up()
             raise
 

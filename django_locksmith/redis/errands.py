@@ -27,7 +27,11 @@ class Errand(Generic[T]):
             future = self._under_way
             if future is None:
                 future = self._under_way = futures.Future()
-                threading.Thread(target=self._run, args=(future,), name=self._name, daemon=True).start()
+                try:
+                    threading.Thread(target=self._run, args=(future,), name=self._name, daemon=True).start()
+                except RuntimeError:  # no more threads
+                    self._under_way = None
+                    return self._work()
         try:
             return future.result(wait)
         except futures.TimeoutError:

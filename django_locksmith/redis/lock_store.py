@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import NoScriptError, ResponseError
@@ -103,7 +104,7 @@ class LockStore(LookStore):
             node.clock.heard(sent, self.now(), server_time)
         if reply[0] == 1:
             if self._sweeps and reply[1] % _SWEEP_EVERY == 0:
-                self.give_back_later(LockStore.sweep, _SWEEP_WITHIN)
+                self.give_back_later(partial(LockStore.sweep, prefix=self.prefix), _SWEEP_WITHIN)
             return Granted(reply[-1], sent, server_time)
         holder = decode(reply[3])
         left = reply[2] / 1000 if reply[2] >= 0 else None

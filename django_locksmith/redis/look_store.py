@@ -106,17 +106,18 @@ class LookStore(Store):
             logger.info("%d keys hold no lock, and are not listed; one of them: %s", len(no_locks), no_locks[0])
         return found
 
-    async def sweep(self) -> None:
+    async def sweep(self, prefix: str) -> None:
         """Forget the locks whose leases have ended by themselves, until few of those that are known are over.
 
         For a deployment whose locks share an index. It looks at some by chance, as Redis does to find expired keys: so
         the index stays about as small as the number of locks that are held.
         """
-        index = self.names("").index
+        # The prefix of whoever asked for it: whose it would be now, and here in the background, is another question.
+        index = self._make_names(prefix, "").index
         while True:
             sample = await self.transport.call(index, pack(b"ZRANDMEMBER", index, b"%d" % _SAMPLE))
             names = [encode(name) if isinstance(name, str) else name for name in sample if name]
-            foreign = [name for name in names if not is_lock(self.prefix, name)]
+            foreign = [name for name in names if not is_lock(prefix, name)]
             ours = [name for name in names if name not in foreign]
             if foreign:
                 await self.transport.call(index, pack(b"ZREM", index, *foreign))

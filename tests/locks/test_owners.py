@@ -19,6 +19,8 @@ import redis
 from django.core.exceptions import ImproperlyConfigured
 
 from django_locksmith import LockBusy, LockReentered, Locksmith, locksmith
+from django_locksmith.api.taken import Taken
+from django_locksmith.redis.errands import Errand
 from tests.helpers.callers import in_thread
 from tests.helpers.servers import poll
 
@@ -191,7 +193,7 @@ def test_interrupt_at_the_end_of_a_block(valkey: Deployment, how: str) -> None:
     with shared:
         pass
     # Nothing can be done at once before the first line that could; and nobody drops a lock that lives on.
-    number, stopped = 2 if how == "with a lock that lives on" else 0, True
+    number, stopped = 3 if how == "with a lock that lives on" else 0, True
     try:
         while stopped:
             number += 1
@@ -210,6 +212,38 @@ def test_interrupt_at_the_end_of_a_block(valkey: Deployment, how: str) -> None:
         sys.settrace(before)
     assert not shared._taken._entered
     assert number > 50
+
+
+def test_interrupt_behind_the_end_of_a_block(valkey: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt behind the last step gives nothing back that another thread has taken meanwhile."""
+    shared = Locksmith(timeout=60)("a")
+    other: list[Any] = []
+
+    def exit_and_stop(taken: Taken, lease: Any) -> None:
+        taken._entered.remove(lease)
+        other.append(in_thread(shared.__enter__).result(10))
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Taken, "exit", exit_and_stop)
+        with pytest.raises(Stop), shared:
+            pass
+    assert other[0].held
+    assert shared.locked()
+    other[0].release()
+
+
+def test_errand_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be started, the one who asks does it; the next one tries again."""
+
+    def cannot(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    errand = Errand("errand", lambda: threading.current_thread().name)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", cannot)
+        assert errand.result(1) == threading.current_thread().name
+    assert errand.result(10) == "errand"
 
 
 # ---- tenants
@@ -239,6 +273,20 @@ def test_prefix_of_a_tenant(valkey: Deployment) -> None:
         assert [info.key for info in service.locks()] == ["k"]
         with pytest.raises(LockReentered):
             lock.take()
+
+
+def test_sweep_is_of_the_tenant(valkey: Deployment, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """What is looked for in the background are the tenant's locks that are over, though it knows no tenant there."""
+    monkeypatch.setattr("django_locksmith.redis.lock_store._SWEEP_EVERY", 1)
+    nobody: contextvars.ContextVar[str] = contextvars.ContextVar("nobody")
+    service = Locksmith(prefix=lambda: f"{nobody.get()}:", timeout=0.05)
+    nobody.set("t")
+    assert service("lapses").acquire()
+    with valkey.server.client() as client:
+        poll(lambda: not client.exists("t:lapses"))
+        with service("calm", timeout=60):
+            poll(lambda: client.zscore("t:<index>", "t:lapses") is None)
+    assert "failed unexpectedly" not in caplog.text
 
 
 def test_renewal_is_of_the_tenant(valkey: Deployment) -> None:

@@ -200,7 +200,7 @@ def test_foreign_names_in_the_index(valkey: Deployment, caller: Caller, service:
 def sweep(service: Locksmith) -> None:
     from django_locksmith.policy.sync_bridge import run_sync
 
-    run_sync(service.runtime().threads().store.sweep())
+    run_sync(service.runtime().threads().store.sweep("__locksmith:"))
 
 
 # ---- nothing grows without bound
