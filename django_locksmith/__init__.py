@@ -23,6 +23,7 @@ The way in, for readers of the code (imports point down only, `lint-imports` pro
               -> store.py -> lua/*.lua
               messages.py  key_names.py  packing.py  lock_requests.py
               sync_transport.py  async_transport.py -> transport.py      how bytes travel
+              wire.py
               connections.py -> errands.py  node.py  server_clock.py     where to
               outage.py
     ground    conf.py  signals.py  exceptions.py  records.py  tokens.py  formatting.py  forks.py  clock.py

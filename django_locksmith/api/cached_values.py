@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("django_locksmith.flight")
 
 
+_REFUSED = (TypeError, ValueError, OverflowError, RecursionError, pickle.PickleError)
+"""What serializers raise for a value that they cannot write."""
+_ABOUT_KEYS = (UnicodeError, InvalidCacheKey)
 _SHORTEST = 0.001
 _LONGEST = 1e9
 UNCHECKED = 5.0
@@ -79,6 +82,15 @@ class Entry:
             ) from error
         return lambda: pickle.loads(stored)
 
+    def not_stored(self, value: Any, error: Exception) -> None:
+        """A value could not be stored. Raises `TypeError` if the value is to blame, and not the cache's server."""
+        if isinstance(error, _REFUSED) and not isinstance(error, _ABOUT_KEYS):
+            raise TypeError(
+                f"the cache {self.alias!r} cannot hold the value of {self.key!r}, a {type(value).__name__} ({error});"
+                " return what its serializer can write, or name another cache"
+            ) from error
+        self.complain("store", error)
+
     def complain(self, what: str, error: Exception) -> None:
         """Trouble with the cache."""
         logger.warning("the cache could not %s %r", what, self.key, exc_info=error)
@@ -110,7 +122,7 @@ class ThreadValues(Entry):
         try:
             self.cache.set(self.key, value, timeout, version=version)
         except Exception as error:
-            self.complain("store", error)
+            self.not_stored(value, error)
 
     async def drop(self) -> None:
         for version in (self.version, self.old_version):
@@ -143,7 +155,7 @@ class LoopValues(Entry):
         try:
             await self.cache.aset(self.key, value, timeout, version=version)
         except Exception as error:
-            self.complain("store", error)
+            self.not_stored(value, error)
 
     async def drop(self) -> None:
         for version in (self.version, self.old_version):

@@ -43,16 +43,18 @@ class Ticket:
     def enter(self) -> bool:
         """Join the queue: are we its first?"""
         queues = self._queues
-        with queues._mutex:
-            queue = queues._queues.get(self._lock)
-            # First we know the queue, then we are in it: whenever Ctrl-C comes, `leave` finds us.
-            if queue is None:
-                self._queue = queue = queues._queues[self._lock] = []
-            else:
-                self._queue = queue
-                self._event = queues._event()
+        # First we know the queue, then we are in it: whenever Ctrl-C comes, `leave` finds us.
+        self._queue = mine = [self]
+        if queues._queues.setdefault(self._lock, mine) is mine:
+            return True  # the usual case: one step, that nothing can come between
+        with queues._mutex:  # nobody leaves meanwhile
+            queue = queues._queues.setdefault(self._lock, mine)
+            if queue is mine:
+                return True
+            self._event = queues._event()
+            self._queue = queue
             queue.append(self)
-            return queue[0] is self
+            return False
 
     async def wait(self, until: float) -> bool:
         """Wait until we are the first; `False` if we were not by then (monotonic seconds)."""

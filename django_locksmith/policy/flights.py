@@ -159,8 +159,8 @@ async def _take_part(flights: FlightStore, call: Call, local: LocalFlight, *, ha
         call.warn("Redis cannot say who computes %r: computing it in this process, too", trouble)
         outcome = await _computed(flights, call)
         if isinstance(outcome, Value):
-            await call.values.put(outcome.value, checked=False)
-        elif isinstance(outcome, Later):
+            return await _put(call, outcome, checked=False) or outcome
+        if isinstance(outcome, Later):
             await _postpone(flights, call, outcome)
         return outcome
     if isinstance(answer, Leads):
@@ -290,7 +290,16 @@ def _text(error: Exception) -> str:
     return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}... ({len(text)} characters)"
 
 
-async def _store_or_withdraw(flights: FlightStore, call: Call, value: Value, *, held: bool) -> Value:
+async def _put(call: Call, value: Value, *, checked: bool) -> Failed | None:
+    """Store it. A value that its cache cannot hold is a failure: else each call would compute, and nobody notice."""
+    try:
+        await call.values.put(value.value, checked=checked)
+    except TypeError as error:
+        return Failed("TypeError", _text(error), error)
+    return None
+
+
+async def _store_or_withdraw(flights: FlightStore, call: Call, value: Value, *, held: bool) -> Value | Failed:
     try:
         return await _store(flights, call, value, held=held)
     except BaseException:
@@ -298,8 +307,8 @@ async def _store_or_withdraw(flights: FlightStore, call: Call, value: Value, *, 
         raise
 
 
-async def _store(flights: FlightStore, call: Call, value: Value, *, held: bool) -> Value:
-    """Store the value, unless the flight was voided, or ran out of its lease, meanwhile. It is never lost to us."""
+async def _store(flights: FlightStore, call: Call, value: Value, *, held: bool) -> Value | Failed:
+    """Store the value, unless the flight was voided, or ran out of its lease, meanwhile. No trouble loses it to us."""
     out_of_date = value._replace(for_followers=False)
     try:
         if not await once_more(flights.landing, call.names, call.token):
@@ -309,9 +318,12 @@ async def _store(flights: FlightStore, call: Call, value: Value, *, held: bool) 
         if not held:
             return out_of_date
         # Somebody may have invalidated it meanwhile, and nobody can say.
-        await call.values.put(value.value, checked=False)
+        refused = await _put(call, value, checked=False)
     else:
-        await call.values.put(value.value)
+        refused = await _put(call, value, checked=True)
+    if refused is not None:
+        await _land(flights, call, News("failed", refused.kind, refused.message), call.error_ttl)
+        return refused
     if await _land(flights, call, News("landed")):
         return value
     try:

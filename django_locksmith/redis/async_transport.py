@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from redis import exceptions as redis_errors
 
 from ..exceptions import ServerTrouble
+from . import wire
 from .messages import NO_REPLY
 from .node import IDLE, TIME
 from .transport import ASKING, FAILURES, REDIS_ERRORS, SILENCE, Connection, Transport, ask_at, is_spoiled
@@ -57,7 +58,7 @@ class AsyncTransport(Transport):
             try:
                 if undo is not None:
                     undo.sent = True
-                await conn.send_packed_command(request, check_health=False)
+                await wire.send(conn, request)
                 reply = await self.read(node, conn)
             except BaseException as error:
                 return await self._failed(error, node, conn, lock, request, undo)
@@ -160,7 +161,7 @@ class AsyncTransport(Transport):
         if self._timer is None:
             self._timer = self._loop.call_later(node.socket_timeout, self._end_silent_reads)
         try:
-            return await conn.read_response(disconnect_on_error=False)
+            return await wire.read(conn)
         except redis_errors.ConnectionError as error:
             if conn in self._reading:
                 raise
@@ -294,14 +295,14 @@ class AsyncConnection(Connection):
 
     async def send(self, request: bytes) -> None:
         try:
-            await self._conn.send_packed_command(request, check_health=False)
+            await wire.send(self._conn, request)
         except (redis_errors.RedisError, OSError) as error:
             raise await self._transport.trouble(error, b"", sent=True) from error
 
     async def read_within(self, seconds: float) -> Any:
         # One read for the whole wait: a cancelled read could lose what has arrived.
         if self._reading is None:
-            self._reading = asyncio.ensure_future(self._conn.read_response(disconnect_on_error=False))
+            self._reading = asyncio.ensure_future(wire.read(self._conn))
         done, _ = await asyncio.wait({self._reading}, timeout=seconds)
         return await self.read() if done else NO_REPLY
 

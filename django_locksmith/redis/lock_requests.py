@@ -28,9 +28,14 @@ _MODES: dict[Mode, bytes] = {mode: bulk(mode.encode()) for mode in ("try", "agai
 def acquire(attempt: Attempt, wait: float, mode: Mode, valid: int, *, full: bool = False) -> bytes:
     """The script that acquires. `valid`: until when, by the server's clock, in µs."""
     attempt.packed = token = bulk(attempt.token)
+    short = mode == "try" and wait >= LONG_WAIT
     # The time has 16 digits from 2001 to 2286.
-    common = b"%b%b$16\r\n%016d\r\n" % (token, _lease_ms(attempt.lease), valid)
-    if mode == "try" and wait >= LONG_WAIT:
-        return head(TRY, attempt.names, full) + common
-    wait_ms = _LONG_WAIT_MS if wait >= LONG_WAIT else bulk(b"%d" % ceil(wait * 1000))
-    return b"".join((head(ACQUIRE, attempt.names, full), common, wait_ms, _MODES[mode]))
+    packed = b"%b%b%b$16\r\n%016d\r\n" % (
+        head(TRY if short else ACQUIRE, attempt.names, full),
+        token,
+        _lease_ms(attempt.lease),
+        valid,
+    )
+    if short:
+        return packed
+    return packed + (_LONG_WAIT_MS if wait >= LONG_WAIT else bulk(b"%d" % ceil(wait * 1000))) + _MODES[mode]

@@ -13,6 +13,7 @@ from ..exceptions import ServerTrouble
 from .messages import NO_REPLY
 from .node import is_open
 from .transport import ASKING, FAILURES, REDIS_ERRORS, SILENCE, Connection, Transport, ask_at, is_spoiled
+from .wire import exchange
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -49,8 +50,7 @@ class SyncTransport(Transport):
         try:
             if undo is not None:
                 undo.sent = True
-            conn.send_packed_command((request,), check_health=False)
-            reply = conn.read_response(disconnect_on_error=False)
+            reply = exchange(conn, request)
         except BaseException as error:
             if not isinstance(error, redis_errors.ResponseError):
                 node.clock.forget()

@@ -80,6 +80,36 @@ def test_unpicklable_value(local: Any, caller: Caller, service: Locksmith) -> No
         guest.result(10)
 
 
+def test_value_that_the_cache_cannot_hold(valkey: Deployment, caller: Caller, caplog: Any) -> None:
+    """What is computed, and cannot be stored, is an error for all that names the cache: not a call for each caller."""
+    entry = {**valkey.cache, "OPTIONS": {"SERIALIZER": "django_redis.serializers.json.JSONSerializer"}}
+    with override_settings(CACHES={"default": valkey.cache, "json": entry}):
+        crowd = Crowd(valkey, caller, services=2, callers=2)
+        origin = Origin({object}, held=True)
+        answers = crowd.wants(origin, cache="json", error_ttl=5)
+        origin.let_all_go()
+        errors = outcomes(answers)
+        assert origin.calls == 1
+        assert sorted(type(error).__name__ for error in errors) == ["PopulateFailed"] * 3 + ["TypeError"]
+        assert all("the cache 'json' cannot hold the value of 'a', a set" in str(error) for error in errors)
+        with pytest.raises(PopulateFailed):
+            caller.get(crowd.services[1], "a", 1, cache="json", error_ttl=5)
+        crowd.services[0].invalidate("a", cache="json")
+        assert caller.get(crowd.services[1], "a", [1], cache="json") == [1]
+
+
+def test_value_that_the_cache_cannot_hold_in_an_outage(local: Any, hooks: Any, caller: Caller) -> None:
+    """Nor is it taken for stored where Redis gives no answer."""
+    unreachable = Locksmith(redis="redis://127.0.0.1:1/0")
+
+    def refuse() -> None:
+        raise TypeError("not JSON")
+
+    hooks["set"] = refuse
+    with pytest.raises(TypeError, match="the cache 'local' cannot hold the value of 'a', a int"):
+        caller.get(unreachable, "a", 1, cache="local")
+
+
 @pytest.mark.parametrize("backend", ["locmem.LocMemCache", "filebased.FileBasedCache"])
 def test_other_caches(valkey: Deployment, caller: Caller, tmp_path: Any, backend: str) -> None:
     """The values may be in any cache of Django's, with all that is promised."""

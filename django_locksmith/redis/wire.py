@@ -1,0 +1,108 @@
+"""Requests and replies on connections of redis-py, past what redis-py does around them.
+
+Its layers between a socket and hiredis cost as much as all else on a lock's way through Python. Where a connection is
+not what we know (no hiredis, fakeredis, a version that names its parts otherwise), redis-py's own methods do the same;
+and what a server pushes between replies is left to redis-py.
+"""
+
+from __future__ import annotations
+
+from asyncio import StreamReader, StreamWriter
+from socket import socket
+from typing import TYPE_CHECKING, Any
+
+from redis import exceptions as redis_errors
+
+if TYPE_CHECKING:
+    from redis.asyncio.connection import AbstractConnection as RedisAsyncConnection
+
+    from .node import RedisConnection
+
+_NOT_ENOUGH: Any = None
+_Parser: Any = None
+_AsyncParser: Any = None
+try:
+    from redis._parsers import hiredis as _parsers
+
+    _NOT_ENOUGH = _parsers.NOT_ENOUGH_DATA
+    _Parser, _AsyncParser = _parsers._HiredisParser, _parsers._AsyncHiredisParser
+except (ImportError, AttributeError):  # a version of redis-py that has them elsewhere
+    pass
+
+_READ_AT_ONCE = 4096
+_ENDED = "the server closed the connection"
+
+
+def exchange(conn: RedisConnection, request: bytes) -> Any:
+    """A request's reply. Raises redis-py's errors, also where the server answered with one."""
+    parser: Any = getattr(conn, "_parser", None)
+    sock: Any = getattr(conn, "_sock", None)
+    if type(parser) is not _Parser or not isinstance(sock, socket) or parser._reader is None:
+        conn.send_packed_command((request,), check_health=False)
+        return conn.read_response(disconnect_on_error=False)
+    reader = parser._reader
+    try:
+        sock.sendall(request)
+        reply = reader.gets()
+        while reply is _NOT_ENOUGH:
+            data = sock.recv(_READ_AT_ONCE)
+            if not data:
+                raise redis_errors.ConnectionError(_ENDED)
+            reader.feed(data)
+            reply = reader.gets()
+    except TimeoutError as error:
+        raise redis_errors.TimeoutError("no answer within the time") from error
+    except OSError as error:
+        raise redis_errors.ConnectionError(f"the connection broke: {error}") from error
+    if type(reply) is list or type(reply) is int:  # nearly always
+        return reply
+    if isinstance(reply, Exception):
+        raise reply
+    if _is_push(parser, reply):
+        parser.handle_push_response(reply)
+        return conn.read_response(disconnect_on_error=False)
+    return reply
+
+
+async def send(conn: RedisAsyncConnection, request: bytes) -> None:
+    """Write. What the server does not take at once waits in the process: there is little of it, as replies bound it."""
+    writer = conn._writer
+    if not isinstance(writer, StreamWriter) or type(conn._parser) is not _AsyncParser:
+        await conn.send_packed_command(request, check_health=False)
+        return
+    try:
+        writer.write(request)
+    except (OSError, RuntimeError) as error:
+        raise redis_errors.ConnectionError(f"the connection broke: {error}") from error
+
+
+async def read(conn: RedisAsyncConnection) -> Any:
+    """The next reply. Raises redis-py's errors, also where the server answered with one."""
+    parser: Any = conn._parser
+    stream = conn._reader
+    if type(parser) is not _AsyncParser or not isinstance(stream, StreamReader) or parser._reader is None:
+        return await conn.read_response(disconnect_on_error=False)
+    reader = parser._reader
+    try:
+        reply = reader.gets()
+        while reply is _NOT_ENOUGH:
+            data = await stream.read(_READ_AT_ONCE)
+            if not data:
+                raise redis_errors.ConnectionError(_ENDED)
+            reader.feed(data)
+            reply = reader.gets()
+    except OSError as error:
+        raise redis_errors.ConnectionError(f"the connection broke: {error}") from error
+    if type(reply) is list or type(reply) is int:
+        return reply
+    if isinstance(reply, Exception):
+        raise reply
+    if _is_push(parser, reply):
+        await parser.handle_push_response(reply)
+        return await conn.read_response(disconnect_on_error=False)
+    return reply
+
+
+def _is_push(parser: Any, reply: Any) -> bool:
+    kind = getattr(parser, "_hiredis_PushNotificationType", None)
+    return kind is not None and isinstance(reply, kind)

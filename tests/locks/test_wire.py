@@ -1,0 +1,149 @@
+"""Replies as servers send them, to threads and tasks: in pieces, with pushes between them, as errors, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+import redis.asyncio
+from redis import exceptions as redis_errors
+
+from django_locksmith.redis import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+PUSH = b">2\r\n$7\r\nanybody\r\n$5\r\nthere\r\n"
+MANY = b"*3\r\n:1\r\n:2\r\n$4000\r\n" + b"x" * 4000 + b"\r\n"
+
+
+class Server:
+    """Answers the first request with these pieces, each sent by itself; `None`: closes the connection."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._clients: list[socket.socket] = []
+        self.port = self._listener.getsockname()[1]
+        self.pieces: Sequence[bytes | None] = ()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._clients.append(client)
+            asked = b""
+            while b"PING" not in asked:  # before it, redis-py introduces itself
+                asked = client.recv(1000)
+                client.sendall(b"+OK\r\n" * asked.count(b"SETINFO"))
+            for piece in self.pieces:
+                if piece is None:
+                    client.shutdown(socket.SHUT_RDWR)
+                else:
+                    client.sendall(piece)
+
+    def close(self) -> None:
+        for each in (self._listener, *self._clients):
+            each.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+def _ask(port: int) -> Any:
+    conn: Any = redis.Connection(port=port, protocol=2, socket_timeout=0.3)
+    conn.connect()
+    try:
+        return wire.exchange(conn, b"*1\r\n$4\r\nPING\r\n")
+    finally:
+        conn.disconnect()
+
+
+def _ask_in_task(port: int) -> Any:
+    async def ask() -> Any:
+        conn: Any = redis.asyncio.Connection(port=port, protocol=2)
+        await conn.connect()
+        try:
+            await wire.send(conn, b"*1\r\n$4\r\nPING\r\n")
+            return await wire.read(conn)
+        finally:
+            await conn.disconnect(nowait=True)
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture(params=[_ask, _ask_in_task], ids=["sync", "async"])
+def ask(request: pytest.FixtureRequest, server: Server) -> Callable[..., Any]:
+    def ask(*pieces: bytes | None) -> Any:
+        server.pieces = pieces
+        return request.param(server.port)
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("pieces", "reply"),
+    [
+        ([b":7\r\n"], 7),
+        ([b"*2\r\n:1\r\n$2\r\nab\r\n"], [1, b"ab"]),
+        ([b"$-1\r\n"], None),
+        ([b"+OK\r\n"], b"OK"),
+        ([MANY[:1], MANY[1:9], MANY[9:3000], MANY[3000:]], [1, 2, b"x" * 4000]),
+        ([PUSH, b":7\r\n"], 7),
+        ([PUSH + PUSH + b":7", b"\r\n"], 7),
+    ],
+    ids=["number", "list", "nil", "status", "pieces", "push", "pushes"],
+)
+def test_reply(ask: Callable[..., Any], pieces: list[bytes], reply: object) -> None:
+    """A reply is the same however it comes; what the server pushes before it is no reply."""
+    assert ask(*pieces) == reply
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (b"-NOSCRIPT No matching script\r\n", redis_errors.NoScriptError),
+        (b"-READONLY You can't write\r\n", redis_errors.ReadOnlyError),
+        (b"-NOREPLICAS Not enough\r\n", redis_errors.ResponseError),
+    ],
+)
+def test_refused(ask: Callable[..., Any], error: bytes, kind: type[Exception]) -> None:
+    """An error that the server answers with is raised as redis-py's error of its kind."""
+    with pytest.raises(kind):
+        ask(error)
+
+
+@pytest.mark.parametrize("pieces", [(None,), (b"*2\r\n:1\r\n", None)], ids=["at once", "in the middle"])
+def test_closed_by_the_server(ask: Callable[..., Any], pieces: tuple[bytes | None, ...]) -> None:
+    """The end of the connection is a connection error, as much of the reply as came before."""
+    with pytest.raises(redis_errors.ConnectionError):
+        ask(*pieces)
+
+
+def test_silent(server: Server) -> None:
+    """To threads, silence is a timeout by the connection's own limit; tasks have their transport's."""
+    with pytest.raises(redis_errors.TimeoutError):
+        _ask(server.port)
+
+
+@pytest.mark.parametrize("ask", [_ask, _ask_in_task], ids=["sync", "async"], indirect=True)
+def test_without_hiredis(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where redis-py's parts are not those that are known, its own methods do the same."""
+    monkeypatch.setattr(wire, "_Parser", None)
+    monkeypatch.setattr(wire, "_AsyncParser", None)
+    assert ask(MANY[:9], MANY[9:]) == [1, 2, b"x" * 4000]
+    with pytest.raises(redis_errors.NoScriptError):
+        ask(b"-NOSCRIPT No matching script\r\n")
+    with pytest.raises(redis_errors.ConnectionError):
+        ask(b"*2\r\n:1\r\n", None)
