@@ -112,6 +112,7 @@ class Visited:
         self.tab.wait_for_selector(".messagelist .success")
 
     def fits(self) -> bool:
+        self.tab.wait_for_load_state()  # a page that has its text may not have its styles yet
         return bool(self.tab.evaluate("document.documentElement.scrollWidth <= innerWidth"))
 
 
