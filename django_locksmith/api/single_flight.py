@@ -126,7 +126,7 @@ class SingleFlight:
             RetryLater: `default` is not to be called yet, and there is no old value.
             LockBusy: the wait was over.
             LockReentered: `default` asks for the value that it computes.
-            TypeError, ValueError: name the argument at fault.
+            TypeError, ValueError: name the argument at fault; or its value cannot be copied, or not be stored.
             Exception: what this caller's own `default` raised.
 
             Never because Redis is down: then one caller of each process computes, and a warning is logged.

@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 _NOT_ENOUGH: Any = None
 _Parser: Any = None
 _AsyncParser: Any = None
+_Push: Any = ()
 try:
+    import hiredis
     from redis._parsers import hiredis as _parsers
 
     _NOT_ENOUGH = _parsers.NOT_ENOUGH_DATA
     _Parser, _AsyncParser = _parsers._HiredisParser, _parsers._AsyncHiredisParser
+    _Push = getattr(hiredis, "PushNotification", ())
 except (ImportError, AttributeError):  # a version of redis-py that has them elsewhere
     pass
 
@@ -58,9 +61,9 @@ def exchange(conn: RedisConnection, request: bytes) -> Any:
         return reply
     if isinstance(reply, Exception):
         raise reply
-    if _is_push(parser, reply):
-        parser.handle_push_response(reply)
-        return conn.read_response(disconnect_on_error=False)
+    if isinstance(reply, _Push):
+        _hand_on(parser, reply)
+        return exchange(conn, b"")
     return reply
 
 
@@ -97,12 +100,16 @@ async def read(conn: RedisAsyncConnection) -> Any:
         return reply
     if isinstance(reply, Exception):
         raise reply
-    if _is_push(parser, reply):
-        await parser.handle_push_response(reply)
-        return await conn.read_response(disconnect_on_error=False)
+    if isinstance(reply, _Push):
+        handled = _hand_on(parser, reply)
+        if handled is not None:
+            await handled
+        return await read(conn)
     return reply
 
 
-def _is_push(parser: Any, reply: Any) -> bool:
-    kind = getattr(parser, "_hiredis_PushNotificationType", None)
-    return kind is not None and isinstance(reply, kind)
+def _hand_on(parser: Any, push: Any) -> Any:
+    """To redis-py, if it wants to know; older ones take it for a reply."""
+    if getattr(parser, "_hiredis_PushNotificationType", None) is not None:
+        return parser.handle_push_response(push)
+    return None

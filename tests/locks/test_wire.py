@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from django_locksmith.redis import wire
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+INTRODUCED = {b"HELLO": b"%1\r\n$5\r\nproto\r\n:3\r\n", b"PING": b""}
 PUSH = b">2\r\n$7\r\nanybody\r\n$5\r\nthere\r\n"
 MANY = b"*3\r\n:1\r\n:2\r\n$4000\r\n" + b"x" * 4000 + b"\r\n"
 
@@ -39,10 +41,10 @@ class Server:
                 return
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._clients.append(client)
-            asked = b""
+            asked: list[bytes] = []
             while b"PING" not in asked:  # before it, redis-py introduces itself
-                asked = client.recv(1000)
-                client.sendall(b"+OK\r\n" * asked.count(b"SETINFO"))
+                asked = re.findall(rb"\*\d+\r\n\$\d+\r\n(\w+)", client.recv(4000))
+                client.sendall(b"".join(INTRODUCED.get(command, b"+OK\r\n") for command in asked))
             for piece in self.pieces:
                 if piece is None:
                     client.shutdown(socket.SHUT_RDWR)
@@ -62,7 +64,7 @@ def server() -> Iterator[Server]:
 
 
 def _ask(port: int) -> Any:
-    conn: Any = redis.Connection(port=port, protocol=2, socket_timeout=0.3)
+    conn: Any = redis.Connection(port=port, protocol=3, socket_timeout=0.3)
     conn.connect()
     try:
         return wire.exchange(conn, b"*1\r\n$4\r\nPING\r\n")
@@ -72,7 +74,7 @@ def _ask(port: int) -> Any:
 
 def _ask_in_task(port: int) -> Any:
     async def ask() -> Any:
-        conn: Any = redis.asyncio.Connection(port=port, protocol=2)
+        conn: Any = redis.asyncio.Connection(port=port, protocol=3)
         await conn.connect()
         try:
             await wire.send(conn, b"*1\r\n$4\r\nPING\r\n")
