@@ -14,14 +14,15 @@ The way in, for readers of the code (imports point down only, `lint-imports` pro
               acquisition.py
               single_flight.py  flight_options.py  flight_calls.py
               cached_values.py  decorating.py  key_templates.py  functions.py
-              taken.py  said_once.py  loss.py  stable_texts.py
+              taken.py  blocks.py  done_marks.py  said_once.py  loss.py
+              stable_texts.py
     runtime/  runtime.py  contexts.py  options.py  held_leases.py        what the locks of one process share
               renewal.py  expiry.py -> clockwork.py  giving_back.py  transactions.py
     policy/   locks.py  flights.py  flight_outcomes.py  sync_bridge.py   every rule, once, for threads and tasks
     local/    queues.py  flights.py  events.py                           how callers of one process wait for each other
     redis/    flight_store.py -> lock_store.py -> look_store.py          requests and replies
               -> store.py -> lua/*.lua
-              messages.py  key_names.py  packing.py  lock_requests.py
+              messages.py  key_names.py  packing.py  lock_requests.py  marks.py
               sync_transport.py  async_transport.py -> transport.py      how bytes travel
               wire.py
               connections.py -> errands.py  node.py  server_clock.py     where to

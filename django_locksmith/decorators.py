@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import weakref
+from collections.abc import Iterable
 from contextlib import AsyncExitStack, ExitStack
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
+from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 from django.http import HttpResponseBase
 
-from .api.functions import is_async
-from .api.service import locksmith
+from . import conf
+from .api import said_once
+from .api.functions import dotted_name, is_async
+from .api.service import Locksmith, locksmith
 from .exceptions import LockBusy, LockReentered, LockUnavailable
 from .runtime import transactions
 from .runtime.expiry import tell_in_thread
 from .runtime.options import UNSET, Unset
 from .views import responses
-from .views.view_keys import ViewKey, auser_of, user_of
+from .views.askers import NOBODY, Asker, aasker_of, asker_of
+from .views.view_keys import ViewKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from django.http import HttpRequest
 
     from .api.lease import Lease
     from .api.lock import Lock
-    from .api.service import Locksmith
     from .conf import Seconds
     from .exceptions import LocksmithError
 
@@ -36,6 +41,9 @@ logger = logging.getLogger("django_locksmith.view")
 
 V = TypeVar("V", bound="Callable[..., Any]")
 
+_METHOD = re.compile(r"[A-Za-z]+(-[A-Za-z]+)*")
+_LONGEST_HOLD = 600.0
+"""Seconds that a view's lock is renewed for, where nothing says for how long."""
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 
 
@@ -47,8 +55,11 @@ def lock_view(
     blocking_timeout: Seconds | None = 0,
     renew: bool | Unset = UNSET,
     max_hold: Seconds | Unset | None = UNSET,
+    until: Literal["rendered", "closed"] = "rendered",
     status: int = responses.BUSY,
+    retry_after: Seconds = responses.SOON,
     on_busy: Callable[[HttpRequest, LockBusy], Any] | None = None,
+    anonymous: Literal["refuse", "share"] = "refuse",
     label: str = "",
     service: Locksmith = locksmith,
 ) -> Callable[[V], V]:
@@ -64,31 +75,43 @@ def lock_view(
     (`locksmith/busy.html`). Where Redis does not answer, it gets a 503: whether somebody else is at it is unknown.
 
     Args:
-        key: what must not happen twice at a time: a template over the URL's arguments and `{user}` (the user's primary
-            key; of anonymous visitors, their session), `{session}`, `{path}`, `{method}`, `{header:x}`, `{post:field}`;
-            or a function of the request and the URL's arguments, which may return `None` for "no lock". Default the
-            view, the URL's arguments and the user.
-        methods: those that are locked; default all but GET, HEAD, OPTIONS and TRACE.
+        key: what must not happen twice at a time: a template over the URL's arguments and `{user}`, `{session}`,
+            `{path}`, `{method}`, `{header:x}`, `{post:field}`; or a function of the request and the URL's arguments,
+            which may return `None` for "no lock". `{user}` is the user's primary key; else what stands for the token
+            or the session. Default the view, the URL's arguments and the user.
+        methods: those that are locked, HEAD with GET; default all but GET, HEAD, OPTIONS and TRACE.
         timeout: the lease, seconds; default as in `settings.LOCKSMITH`.
         blocking_timeout: seconds that a request waits for its turn; `None` = without limit. Default it does not wait.
         renew: whether to keep the lease alive while the view runs.
-        max_hold: how long renewal goes on, seconds; `None` = without limit.
+        max_hold: how long renewal goes on, seconds; `None` = without limit. Default as in `settings.LOCKSMITH`, and
+            where that has no limit 600, for a client that reads slowly must not hold a lock for ever.
+        until: "rendered", or "closed": the lock is kept until the response has been sent, so that what middlewares do
+            after the view, as saving the session, happens inside. The session is then read anew when the lock is taken.
         status: of the response to a request that finds it busy: 409, 423, 429 or 503.
+        retry_after: seconds after which that request may be sent again, as the response says (at most; where the lease
+            ends sooner, until then).
         on_busy: a function of the request and the `LockBusy`, whose response is sent instead.
+        anonymous: what happens to a request of which nothing tells whose it is (no user, token, session or CSRF
+            cookie), where the key is made of that: "refuse" answers 400, "share" has all of them share one lock.
         label: who takes the lock, for `locksmith_list`.
         service: whose settings count.
 
     Raises:
         TypeError, ValueError: name the argument at fault, when the view is decorated.
-        BadRequest: in the view, where the client left out what the key is made of.
+        BadRequest: in the view, where the client left out what the key is made of, or gave what no key can have.
     """
-    if status not in responses.MAY_SAY:
+    if isinstance(status, bool) or not isinstance(status, int) or status not in responses.MAY_SAY:
         raise ValueError(f"status must be one of {', '.join(map(str, responses.MAY_SAY))}, not {status!r}")
     if key is not None and not callable(key) and (not isinstance(key, str) or not key):
         raise TypeError(f"key must be a template, a function or None, not {key!r}")
-    if isinstance(methods, str):
-        raise TypeError(f"methods takes a list of methods, not the str {methods!r}")
-    locked = None if methods is None else frozenset(method.upper() for method in methods)
+    if on_busy is not None and not callable(on_busy):
+        raise TypeError(f"on_busy must be a function of the request and the LockBusy, not {on_busy!r}")
+    if until not in ("rendered", "closed"):
+        raise ValueError(f"until must be 'rendered' or 'closed', not {until!r}")
+    if anonymous not in ("refuse", "share"):
+        raise ValueError(f"anonymous must be 'refuse' or 'share', not {anonymous!r}")
+    if not isinstance(service, Locksmith):
+        raise TypeError(f"service must be a Locksmith, not {service!r}")
     options: dict[str, Any] = {
         "timeout": timeout,
         "blocking_timeout": blocking_timeout,
@@ -99,6 +122,9 @@ def lock_view(
         "release": "commit",
     }
     service("", **options)  # bad options raise here, and not at the first visitor's request
+    manner = _Manner(
+        _methods(methods), status, conf.lease_seconds("retry_after", retry_after), on_busy, until == "closed"
+    )
 
     def decorate(view: V) -> V:
         if not callable(view) or inspect.isclass(view):
@@ -106,41 +132,68 @@ def lock_view(
                 f"@lock_view(...) decorates views, not {view!r}; write @lock_view() where you need no options, and"
                 " @method_decorator(lock_view(...), name='dispatch') for a class"
             )
-        guard = _Guard(ViewKey(key, view), locked, status, on_busy, service, options)
-        guarded = _guarded_async if is_async(view) else _guarded
-        return cast("V", guarded(view, guard))  # wraps() keeps the signature; the types cannot say so
+        guard = _Guard(ViewKey(key, view, shared=anonymous == "share"), manner, service, options)
+        guarded = (_guarded_async if is_async(view) else _guarded)(view, guard)
+        guarded.locksmith_wants_user = guard.wants_user  # type: ignore[attr-defined]  # a check asks for it
+        return cast("V", guarded)  # wraps() keeps the signature; the types cannot say so
 
     return decorate
+
+
+def _methods(methods: Iterable[str] | None) -> frozenset[str] | None:
+    """The methods that are locked; `None` = those that change something. Raises what is wrong with them."""
+    if methods is None:
+        return None
+    if isinstance(methods, (str, bytes)) or not isinstance(methods, Iterable):
+        raise TypeError(f"methods takes a list of methods, not {methods!r}")
+    locked = list(methods)
+    for method in locked:
+        if not isinstance(method, str):
+            raise TypeError(f"methods takes names of methods, such as 'POST', not {method!r}")
+        if not _METHOD.fullmatch(method):
+            raise ValueError(f"methods takes names of methods, such as 'POST', not {method!r}")
+    if not locked:
+        raise ValueError("methods is empty, and nothing would be locked; leave it out for all that change something")
+    # Django answers HEAD by the code for GET.
+    return frozenset(method.upper() for method in [*locked, *(["HEAD"] if "GET" in map(str.upper, locked) else [])])
+
+
+class _Manner(NamedTuple):
+    """How requests of a view are dealt with."""
+
+    methods: frozenset[str] | None
+    status: int
+    retry_after: float
+    on_busy: Callable[[HttpRequest, LockBusy], Any] | None
+    until_closed: bool
 
 
 class _Guard:
     """The lock of one view: which requests it is for, under which key, and what those hear who find it busy."""
 
-    def __init__(
-        self,
-        key: ViewKey,
-        methods: frozenset[str] | None,
-        status: int,
-        on_busy: Callable[[HttpRequest, LockBusy], Any] | None,
-        service: Locksmith,
-        options: dict[str, Any],
-    ) -> None:
+    def __init__(self, key: ViewKey, manner: _Manner, service: Locksmith, options: dict[str, Any]) -> None:
         self._key = key
-        self._methods = methods
-        self._status = status
-        self._on_busy = on_busy
+        self._manner = manner
         self._service = service
         self._options = options
         self.wants_user = key.wants_user
+        self.until_closed = manner.until_closed
 
     def is_for(self, request: HttpRequest) -> bool:
         """Is a request of this method locked?"""
-        return request.method not in _SAFE if self._methods is None else request.method in self._methods
+        methods = self._manner.methods
+        return request.method not in _SAFE if methods is None else request.method in methods
 
-    def lock(self, request: HttpRequest, user: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Lock | None:
+    def lock(self, request: HttpRequest, asker: Asker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Lock | None:
         """The lock of this request; `None` if the key function says that it needs none."""
-        key = self._key.make(request, user, args, kwargs)
-        return None if key is None else self._service(key, template=self._key.template, **self._options)
+        key = self._key.make(request, asker, args, kwargs)
+        if key is None:
+            return None
+        lock = self._service(key, template=self._key.template, **self._options)
+        if lock.renews_for_ever and self._options["max_hold"] is UNSET:
+            longest = max(_LONGEST_HOLD, lock.timeout)
+            lock = self._service(key, template=self._key.template, **{**self._options, "max_hold": longest})
+        return lock
 
     def answer(self, request: HttpRequest, error: LocksmithError) -> Any:
         """The response instead of the view's. Raises an error that is a mistake in the code."""
@@ -149,7 +202,39 @@ class _Guard:
             return responses.unavailable(request)
         if isinstance(error, LockReentered) or not isinstance(error, LockBusy):
             raise error
-        return self._on_busy(request, error) if self._on_busy else responses.busy(request, error, self._status)
+        return responses.busy(request, error, self._manner.status, self._manner.retry_after)
+
+    async def aanswer(self, request: HttpRequest, error: LocksmithError) -> Any:
+        """As `answer`."""
+        if self.says_itself(error):
+            response = self.say(request, error)
+            return await response if inspect.isawaitable(response) else response
+        # A project's own page may look at the user, or at anything else in the database.
+        return await sync_to_async(self.answer)(request, error)
+
+    def says_itself(self, error: LocksmithError) -> bool:
+        """Has the project its own answer to this?"""
+        busy = isinstance(error, LockBusy) and not isinstance(error, LockReentered)
+        return busy and self._manner.on_busy is not None
+
+    def say(self, request: HttpRequest, error: Any) -> Any:
+        """The project's own answer."""
+        assert self._manner.on_busy is not None
+        return self._manner.on_busy(request, error)
+
+    def keeps(self, lease: Lease, response: Any) -> bool:
+        """Has the response still to be rendered or sent? Then the lock is kept until that is done."""
+        if not isinstance(response, HttpResponseBase):
+            if self.until_closed:
+                said_once.warn_once(said_once.NOT_A_RESPONSE, self._key.template)
+            return False
+        if self.until_closed or response.streaming:
+            _Parting(lease, response).when_closed()
+            return True
+        if not getattr(response, "is_rendered", True):
+            _Parting(lease, response).when_rendered()
+            return True
+        return False
 
 
 def _guarded(view: Callable[..., Any], guard: _Guard) -> Callable[..., Any]:
@@ -159,17 +244,20 @@ def _guarded(view: Callable[..., Any], guard: _Guard) -> Callable[..., Any]:
     def in_lock(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         lock = None
         if guard.is_for(request):
-            lock = guard.lock(request, user_of(request) if guard.wants_user else None, args, kwargs)
+            asker = asker_of(view, request, args, kwargs) if guard.wants_user else NOBODY
+            lock = guard.lock(request, asker, args, kwargs)
         if lock is None:
             return duty.do(request, None, args, kwargs)
         try:
             lease = lock.take()
         except (LockBusy, LockUnavailable) as error:
-            return guard.answer(request, error)
+            return guard.say(request, error) if guard.says_itself(error) else guard.answer(request, error)
         with ExitStack() as held:
             held.enter_context(lease)
+            if guard.until_closed:
+                _read_session_anew(request)
             response = duty.do(request, lease, args, kwargs)
-            if _outlives(lease, response):
+            if guard.keeps(lease, response):
                 held.pop_all()
             return response
 
@@ -183,22 +271,30 @@ def _guarded_async(view: Callable[..., Any], guard: _Guard) -> Callable[..., Any
     async def in_lock(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         lock = None
         if guard.is_for(request):
-            lock = guard.lock(request, await auser_of(request) if guard.wants_user else None, args, kwargs)
+            lock = guard.lock(request, await aasker_of(request) if guard.wants_user else NOBODY, args, kwargs)
         if lock is None:
             return await view(request, *args, **kwargs)
         try:
             lease = await lock.atake()
         except (LockBusy, LockUnavailable) as error:
-            response = guard.answer(request, error)
-            return await response if inspect.isawaitable(response) else response
+            return await guard.aanswer(request, error)
         async with AsyncExitStack() as held:
             await held.enter_async_context(lease)
+            if guard.until_closed:
+                _read_session_anew(request)
             response = await view(request, *args, **kwargs)
-            if _outlives(lease, response):
+            if guard.keeps(lease, response):
                 held.pop_all()
             return response
 
     return in_lock
+
+
+def _read_session_anew(request: HttpRequest) -> None:
+    # It may have been read to see whose request this is, and been changed by another one while this one waited.
+    session: Any = getattr(request, "session", None)
+    if session is not None and not session.modified and hasattr(session, "_session_cache"):
+        del session._session_cache
 
 
 class _Duty(set[str]):
@@ -222,6 +318,13 @@ class _Duty(set[str]):
             for alias in aliases:
                 opened.enter_context(transaction.atomic(using=alias))
             response = self._view(request, *args, **kwargs)
+            if inspect.iscoroutine(response):
+                response.close()  # or Python warns that nobody awaited it
+                raise TypeError(
+                    f"{dotted_name(self._view)} looks like a view for threads, and gave a coroutine, which would run"
+                    " outside of the lock; put @lock_view below the decorator that hides the async def, or mark what"
+                    " that makes with asgiref.sync.markcoroutinefunction"
+                )
             if lease is not None and (aliases or transactions.open_here()):
                 lease.ensure_held()  # another may have begun: do not commit
             return response
@@ -239,19 +342,6 @@ def _aliases(request: HttpRequest) -> list[str]:
     return sorted(set(atomic).difference(exempt))
 
 
-def _outlives(lease: Lease, response: Any) -> bool:
-    """Has the response still to be rendered or sent? Then the lock is kept until that is done."""
-    if not isinstance(response, HttpResponseBase):
-        return False
-    if response.streaming:
-        _Parting(lease, response).when_closed()
-        return True
-    if not getattr(response, "is_rendered", True):
-        _Parting(lease, response).when_rendered()
-        return True
-    return False
-
-
 class _Parting:
     """Gives a lease back when its response is done with; also when nobody will ever render, send or close it.
 
@@ -261,7 +351,7 @@ class _Parting:
 
     def __init__(self, lease: Lease, response: Any) -> None:
         # It is not the thread's any more: that may serve the next request meanwhile, and wait for this very lock.
-        lease.hand_over()
+        lease.detach()
         self._lease = lease
         self._response = weakref.ref(response)
         self._dropped = weakref.finalize(response, tell_in_thread, [self._release])

@@ -26,11 +26,39 @@ _LONGEST_PAUSE = 365 * 86400
 
 
 class LocksmithError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package.
+
+    Those that are also redis-py's are so `ValueError`s, whose text pydantic, GraphQL and the like show to whoever sent
+    the request. So their text names no key, no host and no user: `details` does, `repr`, the attributes, and from
+    Python 3.11 on each traceback.
+    """
+
+    _shown = ""
+
+    def __str__(self) -> str:
+        return self._shown or super().__str__()
+
+    @property
+    def details(self) -> str:
+        """What happened, with names: for logs, not for visitors."""
+        return str(self)
 
     def __repr__(self) -> str:
         # redis-py's errors have another one, which does not tell what happened.
-        return f"{type(self).__name__}({str(self)!r})"
+        return f"{type(self).__name__}({self.details!r})"
+
+    def _given(self) -> tuple[object, ...]:
+        return self.args
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), self._given(), dict(self.__dict__)
+
+    def _tell(self, text: str, *args: object) -> None:
+        """Show this text to all, and the details to developers. `args`: what Celery makes the error of again."""
+        self.args = args
+        self._shown = text
+        if hasattr(self, "add_note"):
+            self.add_note(self.details)
 
 
 class LockBusy(LocksmithError, LockError):
@@ -44,33 +72,40 @@ class LockBusy(LocksmithError, LockError):
         retry_after: seconds until the lease seen last runs out, or `None`; its holder may renew it or end it sooner.
     """
 
+    _text = "the lock is held by somebody else"
+
     def __init__(self, key: str, holder: Holder | None = None, retry_after: float | None = None) -> None:
         self.key = key
         self.holder = holder
         self.retry_after = retry_after
-        text = self._explain()
-        super().__init__(text, lock_name=key)
-        self.args = (text,)  # redis-py before 5.1 keeps it to itself
+        super().__init__(self._text, lock_name=key)
+        self._tell(self._text, key)
 
-    def _explain(self) -> str:
+    @property
+    def details(self) -> str:
         by = f" by {self.holder}" if self.holder else ""
         left = f"; its lease ends in {self.retry_after:.1f} s" if self.retry_after is not None else ""
         return f"the lock {self.key!r} is held{by}{left}"
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.key, self.holder, self.retry_after)
+    def _given(self) -> tuple[object, ...]:
+        return (self.key, self.holder, self.retry_after)
 
 
 class LockReentered(LockBusy):
-    """This thread or task already holds the lock it wants to wait for: it would wait for itself.
+    """The code that wants to wait for the lock runs within the block that holds it: it would wait for itself.
 
-    Raised at once. Take the lock once and pass the lease on, or acquire with `blocking=False`.
+    Raised at once, also across `sync_to_async`, `async_to_sync` and in the tasks that the block has started. Take the
+    lock once and pass the lease on, or acquire with `blocking=False`. A task that outlives the block, and may wait for
+    its end, is started in a context of its own (`context=contextvars.Context()`).
     """
 
-    def _explain(self) -> str:
+    _text = "the lock is held by the very code that would wait for it"
+
+    @property
+    def details(self) -> str:
         return (
-            f"this thread or task already holds {self.key!r} and would wait for itself;"
-            " pass the lease, or the value, on instead of asking for it again"
+            f"a block around this code, or around who started it, holds {self.key!r}, and would be waited for within"
+            " itself; pass the lease, or the value, on instead of asking for it again"
         )
 
 
@@ -81,18 +116,21 @@ class LockLost(LocksmithError, LockNotOwnedError):
     `ensure_held()`, `extend()`, `release()`, and at the end of a `with` block whose body went well.
     """
 
+    _text = "the lock is not held: %s"
+
     def __init__(self, key: str, why: str) -> None:
         self.key = key
         self.why = why
-        text = self._explain()
+        text = self._text % why
         super().__init__(text, lock_name=key)
-        self.args = (text,)  # redis-py before 5.1 keeps it to itself
+        self._tell(text, key, why)
 
-    def _explain(self) -> str:
+    @property
+    def details(self) -> str:
         return f"the lock {self.key!r} is not held: {self.why}"
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.key, self.why)
+    def _given(self) -> tuple[object, ...]:
+        return (self.key, self.why)
 
 
 class StaleFence(LockLost):
@@ -109,6 +147,8 @@ class StaleFence(LockLost):
         key: the lock's key, "" if only the fence was given.
     """
 
+    _text = "the write was refused: %s"
+
     def __init__(self, fence: int, newer: int | None = None, model: str = "", pk: Any = None, key: str = "") -> None:
         self.fence = fence
         self.newer = newer
@@ -116,15 +156,17 @@ class StaleFence(LockLost):
         self.pk = pk
         since = "a later holder has been there, or the row is gone"
         super().__init__(key, since if newer is None else f"fence {newer} has written since")
+        self.args = fence, newer, model, pk, key
 
-    def _explain(self) -> str:
+    @property
+    def details(self) -> str:
         place = f" to {self.model}" if self.model else ""
         row = "" if self.pk is None else f" {self.pk!r}"
         lock = f" of the lock {self.key!r}" if self.key else ""
         return f"the write{place}{row} with fence {self.fence}{lock} was refused: {self.why}"
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.fence, self.newer, self.model, self.pk, self.key)
+    def _given(self) -> tuple[object, ...]:
+        return (self.fence, self.newer, self.model, self.pk, self.key)
 
 
 class LockUnavailable(LocksmithError):
@@ -148,10 +190,11 @@ class PopulateFailed(LocksmithError):
         self.key = key
         self.kind = kind
         self.message = message
-        super().__init__(f"another caller failed to compute {key!r}: {kind}: {message}")
+        super().__init__(key, kind, message)
+        self._shown = f"another caller failed to compute {key!r}: {kind}: {message}"
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.key, self.kind, self.message)
+    def _given(self) -> tuple[object, ...]:
+        return (self.key, self.kind, self.message)
 
 
 class RetryLater(LocksmithError):
@@ -169,10 +212,11 @@ class RetryLater(LocksmithError):
         if not 0 <= seconds <= _LONGEST_PAUSE:
             raise ValueError(f"RetryLater takes from 0 to {_LONGEST_PAUSE} seconds, not {seconds!r}")
         self.seconds = float(seconds)
-        super().__init__(f"not to be computed again for {self.seconds:.1f} s")
+        super().__init__(self.seconds)
+        self._shown = f"not to be computed again for {self.seconds:.1f} s"
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.seconds,)
+    def _given(self) -> tuple[object, ...]:
+        return (self.seconds,)
 
 
 class ServerTrouble(Exception):

@@ -16,6 +16,7 @@ from ..policy.sync_bridge import run_sync
 from ..redis.key_names import can_be_written, encode
 from ..redis.messages import Attempt, Busy
 from ..tokens import HANDED_OVER, looks_like_a_token, new_token, read_holder
+from . import blocks
 from .lease import Lease
 
 if TYPE_CHECKING:
@@ -63,9 +64,12 @@ async def take(runtime: Runtime, context: Context, rules: Rules, attempt: Attemp
         if own is not None and own.held:
             if own.waits_for_commit and rules.release == "commit":
                 return own  # it is ours until the transaction ends, however often we ask
-            # What acquire() returned may have been handed to others, who give it back while we wait.
-            if attempt.wait and (own.waits_for_commit or not own.lent):
+            if attempt.wait and own.waits_for_commit:
                 raise LockReentered(key, read_holder(own.token), own.remaining)
+        # What acquire() returned may have been handed to others, who give it back while we wait. A block is not over
+        # before we are.
+        if attempt.wait and (outer := blocks.around_us(attempt.names.lock)) is not None:
+            raise LockReentered(key, read_holder(outer.token), outer.remaining)
     if runtime.substitute is not None:
         await runtime.substitute.prepare(context, attempt)  # in a test
     told = signals.acquired.receivers or signals.acquired.observers
@@ -79,9 +83,9 @@ async def take(runtime: Runtime, context: Context, rules: Rules, attempt: Attemp
         raise
     if isinstance(outcome, Busy):
         own = own_lease(runtime, context, attempt.names.lock) if attempt.wait else None
-        kind = LockReentered if own is not None and own.held else LockBusy
+        kind = LockReentered if own is not None and own.held and own.lent else LockBusy
         error = kind(key, read_holder(outcome.holder) if outcome.holder else None, outcome.left)
-        logger.info("%s", error)
+        logger.info("%s", error.details)
         if signals.busy.wanted:
             await context.tell(signals.busy, key=key, template=template, error=error)
         return error
@@ -112,3 +116,15 @@ def own_lease(runtime: Runtime, context: Context, name: bytes) -> Lease | None:
     """The lease of the lock of this name that the calling thread or task holds, if it has one."""
     lease: Lease | None = runtime.held.latest(name)
     return lease if lease is not None and context.is_caller(lease.owner) else None
+
+
+def or_none(lease: Lease | LockBusy) -> Lease | None:
+    """What `acquire` returns."""
+    return None if isinstance(lease, LockBusy) else lease
+
+
+def or_raise(lease: Lease | LockBusy) -> Lease:
+    """What `take` returns, or raises."""
+    if isinstance(lease, LockBusy):
+        raise lease
+    return lease

@@ -6,13 +6,24 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from asgiref.sync import iscoroutinefunction
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Does calling it give a coroutine, as far as can be told?"""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+    """Does calling it give a coroutine, as far as can be told?
+
+    Functions that are no `async def` may be marked as such (asgiref's `markcoroutinefunction`), as what Django's
+    `as_view()` makes is. `dispatch` of a class-based view is not: its class tells.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__):
+        return True
+    owner = getattr(function, "__self__", None)
+    return getattr(function, "__name__", "") == "dispatch" and getattr(owner, "view_is_async", False) is True
 
 
 def dotted_name(function: Callable[..., Any]) -> str:

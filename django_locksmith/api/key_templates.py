@@ -44,6 +44,9 @@ class KeyTemplate:
                 (text, field, spec or "", how) for text, field, spec, how in _formatter.parse(self._template)
             ]
             self.roots = roots_of(self._template)
+            wrong = next((how for *_, how in self._parts if how and how not in "rsa"), None)
+            if wrong is not None:
+                raise ValueError(f"there is no conversion !{wrong}")
         except ValueError as error:
             raise ValueError(f"the key {template!r} of {name} is no template: {error}; write a brace twice") from error
         self._escaped = self._escapes()
@@ -61,6 +64,12 @@ class KeyTemplate:
                 )
             escaped[ord(between[0])] = "".join(f"%{byte:02X}" for byte in between[0].encode())
         return {**escaped, ord("%"): "%25"} if escaped else {}
+
+    def check(self, why_not: Callable[[str, str, str | None], str]) -> None:
+        """Raises `ValueError` where a field may not be used, as `why_not` of its name, format and conversion says."""
+        for _, field, spec, how in self._parts:
+            if field is not None and (why := why_not(field, spec, how)):
+                raise ValueError(f"the key {self._template!r} of {self._name} has {{{field}}}: {why}")
 
     def make(self, args: Sequence[Any], values: Mapping[str, Any]) -> str:
         """The key. Raises what is wrong with the values."""

@@ -11,8 +11,8 @@ from ..policy import locks as lock_policy
 from ..policy.sync_bridge import run_sync
 from ..runtime import transactions
 from ..runtime.expiry import tell_in_thread
-from . import said_once
-from .lease_state import LeaseState, changing
+from . import blocks, said_once
+from .lease_state import LeaseState, changing, nobody
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,6 +82,15 @@ class Lease(LeaseState):
             raise self._loss()
         # Of a server whose clock was set back, more is left than was ever asked for.
         self._move_deadline(deadline if replace else min(deadline, most), changes)
+
+    def detach(self) -> None:
+        """Whoever took it has nothing to do with it any more: it has been handed over, to be released elsewhere.
+
+        From here on that thread or task may wait for the lock as anybody else, and its process does not give it back as
+        it exits.
+        """
+        self._owner = nobody
+        blocks.end(self)
 
     def release(self) -> bool:
         """Give the lock back; the next waiter gets it at once.
@@ -162,12 +171,14 @@ class Lease(LeaseState):
 
     def __enter__(self) -> Self:
         self.lent = False  # the block gives it back
+        blocks.begin(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            blocks.end(self)
             run_sync(self.leave(self.runtime.threads(), error))
         except LocksmithError:
             raise
@@ -177,11 +188,13 @@ class Lease(LeaseState):
 
     async def __aenter__(self) -> Self:
         self.lent = False
+        blocks.begin(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        blocks.end(self)
         await self.leave(self.runtime.loop(), error)
 
     def give_up(self) -> None:
@@ -201,7 +214,7 @@ class Lease(LeaseState):
             if self._generation != forks.generation():
                 return  # a forked child holds nothing, and so has lost nothing
             if error is not None or quiet or self._rules.on_lost == "log":
-                logger.error("%s", loss)
+                logger.error("%s", loss.details)
             else:
                 raise
         except LockUnavailable as trouble:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import warnings
 import weakref
 from math import inf
 from typing import TYPE_CHECKING, Literal, NoReturn
@@ -33,7 +34,7 @@ State = Literal["held", "leaving", "unanswered", "lost", "over"]
 changing = threading.RLock()
 
 
-def _nobody() -> None:
+def nobody() -> None:
     """Where a lease was handed over."""
 
 
@@ -74,7 +75,7 @@ class LeaseState:
         self.timeout = attempt.lease
         # A task that failed has its traceback, and that has us: without a weak reference we would outlive it.
         caller = context.caller()
-        self._owner = _nobody if caller is None else weakref.ref(caller)
+        self._owner = nobody if caller is None else weakref.ref(caller)
         self.lent = False
         self.runtime = runtime
         self._context = context
@@ -102,9 +103,10 @@ class LeaseState:
         """The thread or task that has taken it; `None` if that is gone, or has handed it over."""
         return self._owner()
 
-    def hand_over(self) -> None:
-        """Whoever took it has nothing to do with it any more."""
-        self._owner = _nobody
+    @property
+    def detached(self) -> bool:
+        """Whether it was handed over."""
+        return self._owner is nobody
 
     @property
     def token(self) -> str:
@@ -175,10 +177,14 @@ class LeaseState:
     def __del__(self) -> None:
         if self._state not in ("held", "leaving") or sys.is_finalizing() or not self._is_in_time():
             return
-        if self.lent:
+        if self.lent and self._state == "held":
             said_once.warn_once(said_once.DROPPED, self.template or self.key)
+            if self.runtime.substitute is None:  # whose tests look for what is left themselves
+                warnings.warn(
+                    f"{self!r} was dropped without being released", ResourceWarning, stacklevel=2, source=self
+                )
         else:
-            # Its block is over, and was interrupted before the first line that could have seen to it.
+            # Its block is over, or its release was, and was interrupted before the line that could have seen to it.
             self._context.store.abandon_later(self.attempt)
 
     @property

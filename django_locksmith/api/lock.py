@@ -14,8 +14,8 @@ from ..policy import locks as lock_policy
 from ..policy.sync_bridge import run_sync
 from ..records import Skipped
 from ..redis.key_names import check_key
-from . import said_once
-from .acquisition import attempt_at, give_up, take, wait_this_time
+from . import blocks, said_once
+from .acquisition import attempt_at, give_up, or_none, or_raise, take, wait_this_time
 from .decorating import decorated, done
 from .taken import Taken
 
@@ -62,7 +62,6 @@ class Lock:
         self._taken = Taken()
 
     # A lock may live as long as the module it stands in, while settings are overridden around it.
-
     @property
     def _runtime(self) -> Runtime:
         runtime = self._find_runtime()
@@ -89,6 +88,11 @@ class Lock:
         """The longest wait, seconds; `None` without limit."""
         return self._rules.wait
 
+    @property
+    def renews_for_ever(self) -> bool:
+        """Is its lease renewed for as long as its holder lives?"""
+        return self._rules.renew and self._rules.max_hold is None
+
     # ---- taking it
 
     def acquire(
@@ -108,16 +112,18 @@ class Lock:
             A lease, or `None` when the lock is busy (at once, or at the end of the wait).
 
         Raises:
-            LockReentered: at once, where this thread would wait for the end of a block around itself.
+            LockReentered: at once, where it would wait for the end of a block around itself.
+            SynchronousOnlyOperation: in an event loop, which would stand still; there is `aacquire`.
             LockUnavailable: Redis gave no usable answer.
             TypeError, ValueError: name the argument at fault.
         """
+        blocks.no_loop("aacquire()")
         context = self._runtime.threads()
         attempt = self._attempt(context, blocking, blocking_timeout, token)
         # Ctrl-C may come between the grant and the return. Here, and not in a function that three could share: it may
         # come between that one's return and ours, too.
         try:
-            return self._keep(_or_none(run_sync(self._take(context, attempt))))
+            return self._keep(or_none(run_sync(self._take(context, attempt))))
         except LocksmithError:
             raise
         except BaseException:
@@ -133,14 +139,15 @@ class Lock:
         """As `acquire`. Cancelled, it leaves neither the lock nor a place in its queue behind."""
         context = self._runtime.loop()
         attempt = self._attempt(context, blocking, blocking_timeout, token)
-        return self._keep(_or_none(await self._take(context, attempt)))
+        return self._keep(or_none(await self._take(context, attempt)))
 
     def take(self) -> Lease:
         """As `acquire()`, but a lock that is busy raises `LockBusy`, which knows the holder."""
+        blocks.no_loop("atake()")
         context = self._runtime.threads()
         attempt = self._attempt(context)
         try:
-            return self._keep(_or_raise(run_sync(self._take(context, attempt))))
+            return self._keep(or_raise(run_sync(self._take(context, attempt))))
         except LocksmithError:
             raise
         except BaseException:
@@ -150,9 +157,10 @@ class Lock:
     async def atake(self) -> Lease:
         """As `take`."""
         context = self._runtime.loop()
-        return self._keep(_or_raise(await self._take(context, self._attempt(context))))
+        return self._keep(or_raise(await self._take(context, self._attempt(context))))
 
     def __enter__(self) -> Lease:
+        blocks.no_loop("async with")
         context = self._runtime.threads()
         attempt = self._attempt(context)
         try:
@@ -160,6 +168,7 @@ class Lock:
             if isinstance(lease, LockBusy):
                 raise lease
             self._taken.enter(lease)
+            blocks.begin(lease)
             return lease
         except LocksmithError:
             raise
@@ -174,6 +183,7 @@ class Lock:
         lease: Lease | None = None
         try:
             lease = self._taken.of_block(task=False)
+            blocks.end(lease)
             run_sync(lease.leave(lease.runtime.threads(), error))
             self._taken.exit(lease)
         except BaseException as problem:
@@ -187,8 +197,9 @@ class Lock:
 
     async def __aenter__(self) -> Lease:
         context = self._runtime.loop()
-        lease = _or_raise(await self._take(context, self._attempt(context)))
+        lease = or_raise(await self._take(context, self._attempt(context)))
         self._taken.enter(lease)
+        blocks.begin(lease)
         return lease
 
     async def __aexit__(
@@ -196,6 +207,7 @@ class Lock:
     ) -> None:
         lease = self._taken.of_block(task=True)
         self._taken.exit(lease)
+        blocks.end(lease)
         await lease.leave(lease.runtime.loop(), error)
 
     def _keep(self, lease: L) -> L:
@@ -345,6 +357,7 @@ class Lock:
         Raises:
             LockBusy, LockLost, LockUnavailable: as a `with` block does.
         """
+        blocks.no_loop("an async def")
         context = self._runtime.threads()
         attempt = self._attempt(context)
         lease: Lease | LockBusy | None = None
@@ -385,13 +398,3 @@ class Lock:
 
     def __repr__(self) -> str:
         return f"<Lock {self.key!r}: {self._rules}>"
-
-
-def _or_none(lease: Lease | LockBusy) -> Lease | None:
-    return None if isinstance(lease, LockBusy) else lease
-
-
-def _or_raise(lease: Lease | LockBusy) -> Lease:
-    if isinstance(lease, LockBusy):
-        raise lease
-    return lease

@@ -38,3 +38,11 @@ DROPPED = (
     "a lease of the lock %r was dropped without being released, and so nobody can release it: it ends by itself."
     " Keep the lease, or the Lock object whose acquire() gave it, or use a with block."
 )
+NOBODY_IN_PARTICULAR = (
+    "the lock of the view %r is the visitor's, and a request came that has no user, token, session or CSRF cookie: it"
+    " was refused. Name what must not happen twice in the key, or say anonymous='share'."
+)
+NOT_A_RESPONSE = (
+    'the view %r is locked until="closed", but what it returned is no response: the lock was released before it was'
+    " sent. Lock the function that makes the response."
+)

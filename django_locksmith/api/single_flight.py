@@ -12,6 +12,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from ..policy import flights
 from ..policy.flight_outcomes import MISSING
 from ..policy.sync_bridge import run_sync
+from . import blocks
 from .cached_values import LoopValues, ThreadValues, cache_seconds, check_value_key
 from .flight_calls import call_of, flight_name, obtain
 from .flight_options import plan_of
@@ -131,6 +132,7 @@ class SingleFlight:
 
             Never because Redis is down: then one caller of each process computes, and a warning is logged.
         """
+        blocks.no_loop("aget_or_set")
         plan = plan_of(how)
         values = ThreadValues(plan.cache, check_value_key(key), version, cache_seconds("timeout", timeout), plan.stale)
         found = run_sync(values.fresh())

@@ -10,6 +10,7 @@ from collections.abc import Mapping, MappingView
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+from django.conf import settings
 from django.db.models import Manager, Model, QuerySet
 from django.http import HttpRequest
 from django.utils.functional import Promise
@@ -62,6 +63,8 @@ def _stable(value: Any) -> Any:
         # Two rows may have the same text, and one row another text tomorrow.
         # A proxy's rows are those of its model.
         meta = (value._meta.concrete_model or kind)._meta
+        if meta.label_lower == settings.AUTH_USER_MODEL.lower():
+            return str(value.pk)  # as {user} of a view
         return f"{meta.label_lower}-{value.pk}"
     if kind.__format__ is object.__format__ and kind.__str__ is object.__str__:
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
@@ -99,6 +102,11 @@ def _refuse(value: Any) -> None:
         raise ValueError(f"this {value.__class__.__name__} is not saved yet, and has no key of its own")
 
 
+def has_address(text: str) -> bool:
+    """Does it tell a place in memory?"""
+    return _ADDRESS.search(text) is not None
+
+
 def _refuse_addresses(text: str) -> None:
-    if _ADDRESS.search(text):
+    if has_address(text):
         raise ValueError(f"{text!r} is a place in memory, another one in each process; name an attribute of it")

@@ -19,6 +19,7 @@ from ..api.functions import dotted_name
 from ..api.service import locksmith
 from ..redis.connections import check_deployment
 from ..redis.key_names import glob_escape
+from ..views.askers import is_rest_view
 from .servers import OLDEST, ask_servers, rights
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def register_checks() -> None:
     checks.register(check_prefix, TAG)
     checks.register(check_retries, TAG)
     checks.register(check_views, TAG)
+    checks.register(check_order, TAG)
     checks.register(check_servers_for_tag, TAG)
     checks.register(check_servers, TAG, deploy=True)
 
@@ -138,6 +140,26 @@ def _views(patterns: Iterable[URLPattern | URLResolver]) -> Iterator[Callable[..
             yield from _views(pattern.url_patterns)
         else:
             yield pattern.callback
+
+
+def check_order(**kwargs: Any) -> list[checks.CheckMessage]:
+    """W009: a view of Django REST framework is locked per user from the outside, where nobody is known yet."""
+    if not getattr(django_settings, "ROOT_URLCONF", None):
+        return []
+    found: dict[str, checks.CheckMessage] = {}
+    for view in _views(get_resolver().url_patterns):
+        # Around the whole view, or around its dispatch, to which method_decorator copies the mark.
+        around = getattr(view, "locksmith_wants_user", False) and is_rest_view(getattr(view, "__wrapped__", None))
+        dispatch = getattr(getattr(view, "cls", None), "dispatch", None)
+        if around or (is_rest_view(view) and getattr(dispatch, "locksmith_wants_user", False)):
+            name = dotted_name(getattr(view, "cls", view))
+            found[name] = checks.Warning(
+                f"{name} is locked per user outside of Django REST framework, which authenticates within: that is done"
+                " twice for each request, once for the lock.",
+                hint="Put @lock_view below @api_view, or on the method of the class, by method_decorator.",
+                id="locksmith.W009",
+            )
+    return list(found.values())
 
 
 def _locks_of(view: Callable[..., Any]) -> Iterator[Lock]:

@@ -10,17 +10,19 @@ The lock is a plain `locksmith(...)`, made for each call; this file has only wha
 from __future__ import annotations
 
 import inspect
+import logging
 import random
 import time
 from functools import cached_property, partial, wraps
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from celery import Task, current_task
-from celery.exceptions import Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry
 from django.core import checks
 from kombu.exceptions import OperationalError
 
 from .. import conf
+from ..api import done_marks
 from ..api.functions import dotted_name, is_async
 from ..api.key_templates import key_maker
 from ..api.service import Locksmith, locksmith
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["lock_task"]
 
+logger = logging.getLogger("django_locksmith.celery")
+
 F = TypeVar("F", bound="Callable[..., Any]")
 
 HEADER = "locksmith_busy"
@@ -45,7 +49,10 @@ had then. A retry of the task's own counts one more: the lock was had in between
 _LONGEST = 60.0
 _SHORTEST = 0.5
 _SPREAD = 0.25
-"""Of a countdown: how much longer it may be than the lease that it waits for, so that not all come back at once."""
+"""Of the time that has gone by: until the next try. Of a countdown that was asked for: how much longer it may be."""
+_USUALLY_VISIBLE = 3600.0
+"""Seconds after which a broker delivers again what was not acknowledged, where nothing else is said."""
+_DAY = 86400.0
 
 
 def lock_task(
@@ -59,6 +66,7 @@ def lock_task(
     max_hold: conf.Seconds | Unset | None = UNSET,
     on_busy: Literal["retry", "skip", "raise"] | Callable[[LockBusy], Any] = "retry",
     busy_for: conf.Seconds | None = 3600.0,
+    countdown: conf.Seconds | None = None,
     on_lost: Literal["raise", "log"] | Callable[[Lease], Any] = "raise",
     label: str = "",
     release: Literal["now", "commit"] = "now",
@@ -75,13 +83,15 @@ def lock_task(
             the function's dotted name.
         blocking: default the worker does not wait.
         blocking_timeout: seconds for which it waits.
-        on_busy: what a task does whose lock is busy. "retry": it is sent again, for when the holder's lease ends (after
-            60 s at most), with its `max_retries` untouched, until the lock has been busy for `busy_for`; then
-            `LockBusy` is raised. "skip": it ends at once, its result a falsy `Skipped` (as JSON `{"skipped": key,
-            "holder": ...}`); but a task that a worker has had before and that is delivered again does as for "retry",
-            or it would be lost with the worker that died in it. "raise": `LockBusy`. Or a callable that gets the
-            `LockBusy`, whose result is the task's.
+        on_busy: what a task does whose lock is busy. "retry": it is sent again, with its `max_retries` untouched, until
+            the lock has been busy for `busy_for`; then `LockBusy` is raised. "skip": it ends at once, its result a
+            falsy `Skipped` (as JSON `{"skipped": key, "holder": ...}`); but a task that a worker has had before and
+            that is delivered again does as for "retry", or it would be lost with the worker that died in it. "raise":
+            `LockBusy`. Or a callable that gets the `LockBusy`, whose result is the task's.
         busy_for: seconds, for "retry"; `None` = without limit.
+        countdown: seconds after which it is sent again, and up to a quarter more. Default a second or two at first, and
+            then a quarter to a half of the time for which the lock has been busy; no longer than until the holder's
+            lease ends, or 60 s.
         max_hold: default, and with `renew`, the task's hard time limit, if it has one (the lease, if that is longer).
         label: default the task's name. In `locksmith_list` it is followed by the task's id.
         service: whose settings count; default those of `settings.LOCKSMITH`.
@@ -101,6 +111,7 @@ def lock_task(
     if not (callable(on_busy) or on_busy in ("retry", "skip", "raise")):
         raise ValueError(f"on_busy must be 'retry', 'skip', 'raise' or a callable, not {on_busy!r}")
     patience = conf.wait_seconds("busy_for", busy_for)
+    pause = None if countdown is None else conf.lease_seconds("countdown", countdown)
     if blocking is UNSET and blocking_timeout is UNSET:
         blocking = False
     options = {
@@ -116,7 +127,7 @@ def lock_task(
     }
 
     def decorate(function: F) -> F:
-        task_lock = TaskLock(service, key, function, options, on_busy, patience)
+        task_lock = TaskLock(service, key, function, options, on_busy, patience, pause)
 
         @wraps(function)
         def locked(*args: Any, **kwargs: Any) -> Any:
@@ -139,6 +150,7 @@ class TaskLock:
         options: dict[str, Any],
         on_busy: Any,
         busy_for: float | None,
+        countdown: float | None,
     ) -> None:
         service(key, **options)(function)  # bad options, or a bad key, raise now, and not in the first run
         if is_async(function):
@@ -149,6 +161,7 @@ class TaskLock:
         self._options = options | {"template": options["template"] or key or dotted_name(function)}
         self._on_busy = on_busy
         self._busy_for = busy_for
+        self._countdown = countdown
         if next(iter(inspect.signature(function).parameters), "") == "self":
             _ = self._key_without_task  # says so if the template names it
 
@@ -167,8 +180,18 @@ class TaskLock:
             key = self._key_without_task(args[1:], kwargs)
         else:
             key = self._key_of_all(args, kwargs)
-        lock = self._service(key, **self._options_of(self._running_task()))
-        return lock.run(lambda release: self._function(*args, **kwargs))
+        task = self._running_task()
+        lock = self._service(key, **self._options_of(task))
+        if task is None or task.request.is_eager:
+            return lock.run(lambda release: self._function(*args, **kwargs))
+
+        def once(release: Callable[[], bool]) -> Any:
+            self._stop_if_done(task.request)
+            result = self._function(*args, **kwargs)
+            self._remember(task)
+            return result
+
+        return lock.run(once)
 
     def _running_task(self) -> Any:
         """The task that is being run by this call; `None` for a call like that of any other function."""
@@ -191,6 +214,28 @@ class TaskLock:
             "label": f"{self._options['label'] or task.name}{_mark(task.request)}",
             "max_hold": self._max_hold(task),
         }
+
+    # ---- whether it was done already
+
+    def _stop_if_done(self, request: Any) -> None:
+        """A message that a broker delivers twice, for the work took longer than its patience, is work that was done."""
+        if not _is_copy(request):
+            return
+        done_at = done_marks.marked_at(self._service, request.id)
+        since = busy_since(request)
+        # Some send a task again by an id of their own: that one found its lock busy when the one before was done.
+        if done_at is not None and (since is None or since <= done_at):
+            logger.info("%s was done already; this copy of its message is not needed", request.id)
+            raise Ignore
+
+    def _remember(self, task: Any) -> None:
+        """Only what is acknowledged late is delivered again while it runs."""
+        if not task.acks_late:
+            return
+        visible = (task.app.conf.broker_transport_options or {}).get("visibility_timeout") or _USUALLY_VISIBLE
+        seconds = 2 * (visible + _LONGEST) + min(self._busy_for or _DAY, _DAY)
+        if trouble := done_marks.set_mark(self._service, task.request.id, seconds):
+            logger.warning("%s is done, and may be done again if it is delivered twice: %s", task.request.id, trouble)
 
     # ---- how long it may be held
 
@@ -222,6 +267,7 @@ class TaskLock:
     # ---- when it is busy
 
     def _skip_or_send_again(self, task: Any, busy: LockBusy) -> Skipped:
+        self._stop_if_done(task.request)
         if self._on_busy == "skip" and not _was_begun(task.request, busy):
             return Skipped(busy.key, busy.holder)
         raise self._sent_again(task, busy)
@@ -231,9 +277,11 @@ class TaskLock:
         request, now = task.request, time.time()
         since = min(busy_since(request) or now, now)  # a clock may have been set back
         left = None if self._busy_for is None else since + self._busy_for - now
+        if _is_held_by_itself(request, busy):
+            left = None  # what becomes of the task is that run's to say
         if left is not None and left <= 0:
             raise busy
-        seconds = countdown(busy.retry_after, _longest(task))
+        seconds = pause(now - since, busy.retry_after, _longest(task), self._countdown)
         if left is not None:
             seconds = min(seconds, max(left, _SHORTEST))  # the last try is made when the time is over
         again = task.signature_from_request(request, countdown=seconds, retries=request.retries)
@@ -244,7 +292,7 @@ class TaskLock:
             if task.acks_late:
                 raise Reject(error, requeue=True) from error
             raise
-        return Retry(f"{busy}; sent again, for in {seconds:.1f} s", exc=busy, when=seconds, sig=again)
+        return Retry(f"{busy.details}; sent again, for in {seconds:.1f} s", exc=busy, when=seconds, sig=again)
 
 
 def locks_of(function: Any) -> tuple[TaskLock, ...]:
@@ -261,10 +309,19 @@ def busy_since(request: Any) -> float | None:
     return None
 
 
-def countdown(left: float | None, longest: float = _LONGEST) -> float:
-    """Seconds until a task is to try again, whose lock's lease has so many left, `None` = no end in sight."""
-    soonest = min(max(longest if left is None else left, _SHORTEST), longest / (1 + _SPREAD))
-    return min(soonest + random.uniform(0, max(soonest * _SPREAD, _SHORTEST)), longest)
+def pause(busy_for: float, left: float | None, longest: float = _LONGEST, wanted: float | None = None) -> float:
+    """Seconds until a task is to try again, whose lock has been busy for so many.
+
+    `left`: of the holder's lease, `None` = no end in sight. `wanted`: what is asked for instead.
+    """
+    if wanted is not None:
+        return min(wanted * random.uniform(1, 1 + _SPREAD), longest)
+    # Most holders are done long before their leases end. In proportion to the time that has gone by: a lock that is
+    # wanted by many is seldom idle, and one that is held for long is not asked for often.
+    soon = max(1.0, busy_for * _SPREAD) * random.uniform(1, 2)
+    if left is not None:
+        soon = min(soon, max(left, _SHORTEST) + random.uniform(0, _SHORTEST))
+    return min(soon, longest)
 
 
 def _longest(task: Any) -> float:
@@ -276,8 +333,16 @@ def _longest(task: Any) -> float:
 
 def _was_begun(request: Any, busy: LockBusy) -> bool:
     """May this task have been begun by a worker that died, and be forgotten if it is skipped now?"""
-    if busy.holder is not None and busy.holder.label.endswith(_mark(request)):
-        return True
+    return _is_held_by_itself(request, busy) or _is_copy(request)
+
+
+def _is_held_by_itself(request: Any, busy: LockBusy) -> bool:
+    """Does another run of this very task have the lock?"""
+    return busy.holder is not None and busy.holder.label.endswith(_mark(request))
+
+
+def _is_copy(request: Any) -> bool:
+    """Was this message delivered before, or sent again?"""
     return bool((request.delivery_info or {}).get("redelivered")) or busy_since(request) is not None
 
 

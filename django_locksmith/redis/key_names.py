@@ -15,7 +15,8 @@ from itertools import count
 from typing import Protocol
 
 _SLOTS = 16384
-_RESERVED = ("<queue>", "<baton>", "<index>", "<flight>", "<news>", "<pause>")
+DONE = "<done>"
+_RESERVED = ("<queue>", "<baton>", "<index>", "<flight>", "<news>", "<pause>", DONE)
 _OPEN_BRACE = "LOCKSMITH['PREFIX'] {!r} has an open brace; a cluster needs it closed or left out"
 _LONGEST = 200
 """Bytes of a flight's name. A longer one (the keys of caches may be long) is replaced by its digest."""
@@ -148,7 +149,7 @@ def _names_of_flight(prefix: str, key: str, *, in_cluster: bool) -> FlightNames:
     name = encode(key)
     if len(name) > _LONGEST:
         name = sha256(name).hexdigest().encode()
-    flight, news, pause = (encode(f"{prefix}{word}{{{crc_hqx(name, 0):x}}}") + name for word in _RESERVED[3:])
+    flight, news, pause = (encode(f"{prefix}{word}{{{crc_hqx(name, 0):x}}}") + name for word in _RESERVED[3:6])
     if in_cluster and not slot_of(flight) == slot_of(news) == slot_of(pause):
         raise ValueError(_OPEN_BRACE.format(prefix))
     return FlightNames(key, flight, news, pause)

@@ -43,6 +43,10 @@ class HeldLeases(Generic[L]):
         known = self._leases.get(name)
         return None if known is None else known()
 
+    def all(self) -> list[L]:
+        """All that somebody still has."""
+        return [lease for known in list(self._leases.values()) if (lease := known()) is not None]
+
     def _sweep(self) -> None:
         # References to dropped leases stay until there are as many as others: cheaper than a callback for each.
         for name, known in self._leases.copy().items():  # other threads take and give back meanwhile

@@ -6,11 +6,13 @@ After a fork, the child starts with nothing: it owns no lease that its parent he
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import forks
+from ..exceptions import LocksmithError, LockUnavailable
 from ..policy.sync_bridge import run_sync
 from ..redis.async_transport import AsyncTransport
 from ..redis.connections import Deployment, open_deployment
@@ -65,8 +67,14 @@ class Process:
         for runtime in list(self.runtimes):
             self._inherited.append(runtime.start_again())
 
+    def give_back_at_exit(self) -> None:
+        """At the end of this process."""
+        for runtime in list(self.runtimes):
+            runtime.give_back_at_exit()
+
 
 process = Process()
+atexit.register(process.give_back_at_exit)
 forks.in_child(process.start_again)
 
 
@@ -160,6 +168,20 @@ class Runtime:
                 if self._renewer is None:
                     self._renewer = Renewer(store)
         return self._renewer
+
+    def give_back_at_exit(self) -> None:
+        """The process ends as usual: what it has taken by calls, and not handed over, is given back.
+
+        Blocks have ended by then, but for those of daemon threads, which are still at work.
+        """
+        for lease in self.held.all():
+            if lease.lent and lease.held and not lease.detached:
+                try:
+                    lease.release()
+                except LockUnavailable:
+                    return  # it would take as long for the others
+                except LocksmithError:
+                    continue  # lost
 
     def close(self) -> None:
         """Nobody will use it any more: end its thread, and close its connections."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 from django.http import HttpResponse, JsonResponse
 from django.template.loader import render_to_string
+from django.utils.http import url_has_allowed_host_and_scheme
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -18,24 +19,33 @@ if TYPE_CHECKING:
 BUSY = 409
 """The same operation is under way, and the client need not change its request (RFC 9110, 15.5.10)."""
 MAY_SAY = (409, 423, 429, 503)
-_LONGEST_PAUSE = 30
-"""Seconds: a lease may have long to go, but most work is done well before its lease ends."""
+SOON = 2
+"""Seconds after which to look again: a lease may have long to go, but most views are done well before it ends."""
 _OUTAGE = 5
 """Seconds after which a client may try again where Redis is down."""
 _PROBLEM = "application/problem+json"
 
 
-def busy(request: HttpRequest, error: LockBusy, status: int = BUSY) -> HttpResponse:
-    """Somebody else is at it: come again in so many seconds."""
-    left = _LONGEST_PAUSE if error.retry_after is None else error.retry_after
-    pause = max(1, math.ceil(min(left, _LONGEST_PAUSE)))
+def busy(request: HttpRequest, error: LockBusy, status: int = BUSY, retry_after: float = SOON) -> HttpResponse:
+    """Somebody else is at it: come again in so many seconds, or when the lease ends, if that is sooner."""
+    left = retry_after if error.retry_after is None else error.retry_after
+    pause = max(1, math.ceil(min(left, retry_after)))
     more = {"key": _printable(error.key), "holder": _printable(str(error.holder or ""))} if settings.DEBUG else {}
-    return _answer(request, status, pause, "The same operation is already under way.", "locksmith/busy.html", more)
+    detail = "Another request of this kind is being worked on."
+    return _answer(request, status, pause, detail, "locksmith/busy.html", more)
 
 
 def unavailable(request: HttpRequest) -> HttpResponse:
     """Nobody knows whether somebody else is at it."""
     return _answer(request, 503, _OUTAGE, "This is not possible at the moment.", "locksmith/unavailable.html", {})
+
+
+def _where_from(request: HttpRequest) -> str:
+    """Where a visitor can look again: the page that the request came from, if that is ours, or its own."""
+    page = request.headers.get("Referer", "")
+    if page and url_has_allowed_host_and_scheme(page, {request.get_host()}, require_https=request.is_secure()):
+        return page
+    return request.get_full_path()
 
 
 def _printable(text: str) -> str:
@@ -47,7 +57,8 @@ def _answer(
 ) -> HttpResponse:
     response: HttpResponse
     if request.get_preferred_type([_PROBLEM, "application/json", "text/html"]) == "text/html":
-        page = render_to_string(template, {"status": status, "retry_after": pause, **more}, request)
+        context = {"status": status, "retry_after": pause, "again": _where_from(request), **more}
+        page = render_to_string(template, context, request)
         response = HttpResponse(page, status=status)
     else:
         # RFC 9457. A problem that has no type of its own has the title of its status.

@@ -24,13 +24,15 @@ from django.views import View
 
 import django_locksmith
 from django_locksmith import LockLost, Locksmith, locksmith
-from django_locksmith.checks import check_prefix, check_retries, check_servers, check_views
+from django_locksmith.checks import check_order, check_prefix, check_retries, check_servers, check_views
 from django_locksmith.checks.servers import rights
+from django_locksmith.decorators import lock_view
 from tests.helpers import ROOT, servers
 from tests.helpers.deployments import DEPLOYMENTS, SINGLE, alias, available, in_force
 from tests.helpers.origins import Origin
 from tests.helpers.proxy import proxy_to
 from tests.helpers.servers import poll
+from tests.views.sites import rest_views, url_conf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -543,3 +545,23 @@ def test_project_without_urls(monkeypatch: pytest.MonkeyPatch) -> None:
     """A project without URLs, of workers only, has no views to look at."""
     monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
     assert check_views() == []
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "found"),
+    [
+        ("above api_view", "order:{user}", True),
+        ("as_view", None, True),
+        ("dispatch", "order:{user}", True),
+        ("above api_view", "order:{path}", False),
+        ("below api_view", "order:{user}", False),
+        ("method", "order:{user}", False),
+    ],
+)
+def test_locked_outside_of_rest_framework(place: str, key: str | None, found: bool) -> None:
+    """A view that is locked per user where its framework has not authenticated yet is told of, and no other one."""
+    view = rest_views(lock_view(key))[place]
+    with override_settings(ROOT_URLCONF=url_conf(path("", view))):
+        messages = check_order()
+    assert [message.id for message in messages] == (["locksmith.W009"] if found else [])
+    assert all("outside of Django REST framework" in message.msg for message in messages)

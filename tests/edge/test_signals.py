@@ -210,8 +210,9 @@ def test_failing_receivers(valkey: Deployment, caller: Caller, caplog: pytest.Lo
     assert caller.locks(locksmith) == []
 
 
-def test_async_receivers_of_synchronous_code_in_a_task(valkey: Deployment) -> None:
+def test_async_receivers_of_synchronous_code_in_a_task(valkey: Deployment, monkeypatch: Any) -> None:
     """An async receiver changes nothing for synchronous code that runs within a task, either."""
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
 
     async def receive(**named: Any) -> None: ...
 

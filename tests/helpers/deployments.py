@@ -47,8 +47,8 @@ class Deployment:
         return found
 
     def left_behind(self) -> set[str]:
-        """What is there that is not the index."""
-        return {key for key in self.keys() if "<index>" not in key}
+        """What is there that is not the index, nor a mark of work that was done, which stays for a while."""
+        return {key for key in self.keys() if "<index>" not in key and "<done>" not in key}
 
     def flush(self) -> None:
         for server in self.servers:

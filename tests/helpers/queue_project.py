@@ -153,6 +153,31 @@ def survives(self: Any, key: str, *, doomed: bool) -> None:
     there.sadd("done", self.request.id)
 
 
+@app.task(bind=True, acks_late=True)
+@lock_task("{key}", timeout=10, renew=True)
+def outlasts(self: Any, key: str) -> str:
+    with alone(key):
+        there.rpush(f"runs:{self.request.id}", 1)
+        meet_the_test(key)
+    return "done"
+
+
+@app.task(bind=True, acks_late=True)
+@lock_task("{key}", timeout=10, renew=True, on_busy="skip")
+def outlasts_and_skips(self: Any, key: str) -> str:
+    there.rpush(f"runs:{self.request.id}", 1)
+    meet_the_test(key)
+    return "done"
+
+
+@app.task(bind=True, acks_late=True)
+@lock_task("{key}", timeout=10, renew=True, busy_for=1)
+def outlasts_impatiently(self: Any, key: str) -> str:
+    there.rpush(f"runs:{self.request.id}", 1)
+    meet_the_test(key)
+    return "done"
+
+
 # ---- RQ and huey
 
 

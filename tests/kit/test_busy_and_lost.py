@@ -48,7 +48,7 @@ def test_busy(caller: Caller) -> None:
         with pytest.raises(LockBusy) as caught:
             caller.within(locksmith("a", blocking_timeout=None), lambda lease: None)
         assert caught.value.holder == info.holder
-        assert "override_locks" in str(caught.value)
+        assert "override_locks" in caught.value.details
         assert caught.value.retry_after is not None
         assert 100 < caught.value.retry_after <= 120
         assert caller.locks(locksmith)[0].waiters == 0

@@ -219,7 +219,7 @@ def test_async_function() -> None:
         assert await locksmith("x").aacquire() is None
         async with locksmith("a"):
             assert await locksmith("a").aacquire(blocking=False) is None
-            assert locksmith("a").acquire(blocking=False) is None
+            assert await asyncio.to_thread(locksmith("a").acquire, blocking=False) is None
         return "result"
 
     assert asyncio.run(run()) == "result"

@@ -24,6 +24,7 @@ from django_locksmith.api import said_once
 from django_locksmith.api.flight_options import plan_of
 from django_locksmith.api.key_templates import key_maker
 from django_locksmith.conf import read_settings
+from django_locksmith.views.askers import NOBODY
 from django_locksmith.views.view_keys import ViewKey
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def test_enum_as_a_prefix_or_a_label(valkey: Deployment) -> None:
         ((1, "a"), "(1, 'a')"),
         (b"x", "b'x'"),
         (Group(pk=3, name="staff"), "auth.group-3"),
-        (SimpleLazyObject(lambda: User(pk=1, username="joe")), "auth.user-1"),
+        (SimpleLazyObject(lambda: User(pk=1, username="joe")), "1"),
         ([Group(pk=3), 4], "['auth.group-3', 4]"),
         (["meet at 0x1f"], "['meet at 0x1f']"),
         (collections.deque([1, "a"]), "[1, 'a']"),
@@ -199,9 +200,9 @@ def test_rule_is_the_same_everywhere(valkey: Deployment, rf: RequestFactory) -> 
 
     key = ViewKey("{slug}:{page}", view)
     request = rf.get("/")
-    assert key.make(request, None, (), {"slug": "a:b", "page": "c"}) == "a%3Ab:c"
+    assert key.make(request, NOBODY, (), {"slug": "a:b", "page": "c"}) == "a%3Ab:c"
     with pytest.raises(ValueError, match="no text but its place"):
-        key.make(request, None, (), {"slug": Plain(), "page": 1})
+        key.make(request, NOBODY, (), {"slug": Plain(), "page": 1})
     for decorate in (locksmith, lambda template: single_flight(key=template, timeout=60)):
         decorated: Callable[..., Any] = decorate("{a}:{b}")(two)
         with pytest.raises(ValueError, match="no text but its place"):
@@ -221,10 +222,10 @@ def test_default_key_of_a_view(rf: RequestFactory) -> None:
 
     def view(request: Any, slug: Any) -> None: ...
 
-    key = ViewKey(None, view)
-    assert key.make(rf.get("/"), None, (), {"slug": Word.A}).endswith(":slug=report:anonymous")
+    key = ViewKey(None, view, shared=True)
+    assert key.make(rf.get("/"), NOBODY, (), {"slug": Word.A}).endswith(":slug=report:anonymous")
     with pytest.raises(ValueError, match=r"view needs a key: its argument 'slug': a Plain has no text"):
-        key.make(rf.get("/"), None, (), {"slug": Plain()})
+        key.make(rf.get("/"), NOBODY, (), {"slug": Plain()})
 
 
 def test_cache_by_an_enum(valkey: Deployment) -> None:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(params=["sync", "async"])
-def play(request: pytest.FixtureRequest) -> Any:
+def play(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run a scenario, which is given `say(lock, word, ...)`, in one thread or in one task."""
+
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
 
     def run(scenario: Any) -> None:
         async def say(lock: Any, word: str, *args: Any, **how: Any) -> Any:

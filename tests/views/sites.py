@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from django.contrib.auth.models import User
 from django.db import connection
 from django.http import HttpResponse
 from django.test import AsyncClient, Client, override_settings
 from django.urls import path
+from django.utils.decorators import method_decorator
 
 from django_locksmith import locksmith
 from tests.helpers.callers import in_thread
@@ -90,6 +92,60 @@ class Site:
             return await asyncio.to_thread(body, request, *args, **kwargs)
 
         return view
+
+
+def rest_views(decorate: Callable[..., Any]) -> dict[str, Any]:
+    """Views of Django REST framework that know their users by a token, locked in each place that there is."""
+    from rest_framework.authentication import BaseAuthentication
+    from rest_framework.decorators import api_view, authentication_classes
+    from rest_framework.exceptions import AuthenticationFailed
+    from rest_framework.permissions import IsAuthenticated
+    from rest_framework.response import Response
+    from rest_framework.views import APIView
+    from rest_framework.viewsets import ViewSet
+
+    class ByToken(BaseAuthentication):
+        def authenticate(self, request: Any) -> Any:
+            token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+            if token == "0":
+                raise AuthenticationFailed
+            return (User(pk=int(token), username=token), token) if token else None
+
+    class ByMethod(APIView):
+        authentication_classes = (ByToken,)
+        permission_classes = (IsAuthenticated,)
+
+        @method_decorator(decorate)
+        def post(self, request: Any) -> Any:
+            return Response({})
+
+    class Plain(APIView):
+        authentication_classes = (ByToken,)
+        permission_classes = (IsAuthenticated,)
+
+        def post(self, request: Any) -> Any:
+            return Response({})
+
+    class Set(ViewSet):
+        authentication_classes = (ByToken,)
+        permission_classes = (IsAuthenticated,)
+
+        def create(self, request: Any) -> Any:
+            return Response({})
+
+    def function(request: Any) -> Any:
+        return Response({})
+
+    by_dispatch: Any = method_decorator(decorate, name="dispatch")(type("ByDispatch", (Plain,), {}))
+    with_token = authentication_classes([ByToken])
+    return {
+        "method": ByMethod.as_view(),
+        "dispatch": by_dispatch.as_view(),
+        "as_view": decorate(Plain.as_view()),
+        "viewset": decorate(Set.as_view({"post": "create"})),
+        "below api_view": api_view(["POST"])(with_token(decorate(function))),
+        "above api_view": decorate(api_view(["POST"])(with_token(function))),
+    }
 
 
 def ok(request: Any, **kwargs: Any) -> HttpResponse:

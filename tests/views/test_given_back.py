@@ -138,18 +138,18 @@ class Order(View):
         return HttpResponse()
 
 
-@method_decorator(lock_view(), name="dispatch")
+@method_decorator(lock_view(anonymous="share"), name="dispatch")
 class OrderByDispatch(Order):
     pass
 
 
-@method_decorator(lock_view(), name="dispatch")
+@method_decorator(lock_view(anonymous="share"), name="dispatch")
 class AnotherByDispatch(Order):
     pass
 
 
 class OrderByPost(Order):
-    @method_decorator(lock_view())
+    @method_decorator(lock_view(anonymous="share"))
     def post(self, request: Any, pk: int) -> HttpResponse:
         return super().post(request, pk=pk)
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from types import SimpleNamespace
+import re
+from math import inf
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.auth.models import User
 from django.http import HttpResponse
 from django.test import Client, RequestFactory, override_settings
 from django.urls import path
 from django.views import View
 
-from django_locksmith import LockBusy, Locksmith, locksmith
+from django_locksmith import LockBusy, Locksmith, clock, locksmith, signals
 from django_locksmith.decorators import lock_view
 from tests.helpers.callers import in_thread
 from tests.helpers.servers import free_port, poll
@@ -45,15 +46,23 @@ def test_busy(site: Site) -> None:
         response = site.post(lock_view(KEY)(site.view(ok)))
     assert response.status_code == 409
     assert response.headers["Cache-Control"] == "no-store"
-    assert response.headers["Retry-After"] == "8"
+    assert response.headers["Retry-After"] == "2"
     assert response.headers["Content-Type"] == "application/problem+json"
     assert json.loads(response.content) == {
         "type": "about:blank",
         "title": "Conflict",
         "status": 409,
-        "detail": "The same operation is already under way.",
-        "retry_after": 8,
+        "detail": "Another request of this kind is being worked on.",
+        "retry_after": 2,
     }
+
+
+@pytest.mark.parametrize(("asked", "lease", "said"), [(20, 60, "20"), (20, 8, "8"), (0.4, 60, "1")])
+def test_retry_after(site: Site, asked: float, lease: float, said: str) -> None:
+    """`retry_after` says when to come again: whole seconds, and no later than the lease ends."""
+    with somebody_has(timeout=lease):
+        response = site.post(lock_view(KEY, retry_after=asked)(site.view(ok)))
+    assert response.headers["Retry-After"] == said
 
 
 def test_busy_page(site: Site) -> None:
@@ -62,7 +71,56 @@ def test_busy_page(site: Site) -> None:
         response = site.post(lock_view(KEY)(site.view(ok)), headers={"accept": HTML})
     assert response.status_code == 409
     assert response.headers["Content-Type"].startswith("text/html")
-    assert "look again in 30 seconds" in response.content.decode()  # a long lease is not waited for
+    page = response.content.decode()
+    assert "look again in 2 seconds" in page  # a long lease is not waited for
+    assert '<a href="/0/7/">Look again</a>' in page
+    for unknowable in ("the same", "Nothing", "nothing"):
+        assert unknowable not in page
+
+
+@pytest.mark.parametrize(
+    ("came_from", "leads_to"),
+    [("http://testserver/shop/?page=2", "http://testserver/shop/?page=2"), ("http://evil.example/", "/0/7/")],
+)
+def test_where_to_look_again(site: Site, came_from: str, leads_to: str) -> None:
+    """The page leads back to where the request came from, if that is of this site."""
+    with somebody_has():
+        headers = {"accept": HTML, "referer": came_from}
+        response = site.post(lock_view(KEY)(site.view(ok)), headers=headers)
+    assert f'<a href="{leads_to}">Look again</a>' in response.content.decode()
+
+
+TEMPLATES_OF_A_PROJECT = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+            ],
+            "loaders": [
+                (
+                    "django.template.loaders.locmem.Loader",
+                    {"locksmith/answer.html": "<i>{{ user.username }}</i>{% block main %}{% endblock %}"},
+                ),
+                "django.template.loaders.app_directories.Loader",
+            ],
+        },
+    }
+]
+
+
+@pytest.mark.parametrize("user", [None, "ann"])
+def test_page_of_a_project(site: Site, user: str | None) -> None:
+    """A project puts its own page around ours, which may look at the user, in async views, too."""
+    as_user = User.objects.create(username=user) if user else None
+    with somebody_has():
+        response = site.post(
+            lock_view(KEY)(site.view(ok)), headers={"accept": HTML}, as_user=as_user, TEMPLATES=TEMPLATES_OF_A_PROJECT
+        )
+    assert response.status_code == 409
+    assert response.content.decode().startswith(f"<i>{user or ''}</i>")
+    assert "<style>" not in response.content.decode()
 
 
 @pytest.mark.parametrize(
@@ -137,7 +195,8 @@ def test_redis_is_down(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     assert not called
     assert "django_locksmith.view" in {record.name for record in caplog.records if record.levelno == logging.ERROR}
     page = site.post(view, headers={"accept": HTML})
-    assert "try again in 5 seconds" in page.content.decode()
+    assert "look again in 5 seconds" in page.content.decode()
+    assert "Nothing" not in page.content.decode()
 
 
 # ---- what is locked
@@ -159,6 +218,7 @@ def test_methods(site: Site) -> None:
     with somebody_has():
         view = lock_view(KEY, methods=["get"])(site.view(ok))
         assert site.post(view, method="GET").status_code == 409
+        assert site.post(view, method="HEAD").status_code == 409  # the same code answers it
         assert site.post(view).status_code == 200
 
 
@@ -173,7 +233,7 @@ def test_key_template(site: Site, taken: Taken) -> None:
         headers={"x-order": "A1"},
         as_user=user,
     )
-    assert taken.keys == [f"007:user {user.pk}:/0/7/:POST:A1:pen"]
+    assert taken.keys == [f"007:{user.pk}:/0/7/:POST:A1:pen"]
     assert taken.templates == [template]
 
 
@@ -210,32 +270,8 @@ def test_default_key(site: Site, taken: Taken) -> None:
     for user in (ann, bob):
         site.post(lock_view()(view), as_user=user)
     name = f"{view.__module__}.{view.__qualname__}"
-    assert taken.keys == [f"{name}:pk=7:user {ann.pk}", f"{name}:pk=7:user {bob.pk}"]
+    assert taken.keys == [f"{name}:pk=7:{ann.pk}", f"{name}:pk=7:{bob.pk}"]
     assert taken.templates == [name, name]
-
-
-def test_visitors_without_an_account() -> None:
-    """Anonymous visitors are told apart by their session or the cookie that guards their forms, which nobody sees."""
-    keys = []
-
-    def body(request: Any, pk: int) -> HttpResponse:
-        keys.extend(info.key for info in locksmith.locks())
-        return HttpResponse()
-
-    view = lock_view("{user}")(body)
-    factory = RequestFactory()
-    for secret in ("s3cret-a", "s3cret-b", None):
-        for kind in ("session", "cookie"):
-            request = factory.post("/")
-            request.user = AnonymousUser()
-            request.session = SimpleNamespace(session_key=secret if kind == "session" else None)
-            if secret and kind == "cookie":
-                request.COOKIES["csrftoken"] = secret
-            view(request, pk=7)
-    assert len(set(keys)) == 3
-    assert keys[0] == keys[1] != keys[2] == keys[3]
-    assert keys[4] == keys[5] == "anonymous"
-    assert not any("s3cret" in key for key in keys)
 
 
 def test_key_function(site: Site, taken: Taken) -> None:
@@ -254,7 +290,7 @@ def test_key_function(site: Site, taken: Taken) -> None:
 @pytest.mark.parametrize(
     ("key", "error", "said"),
     [
-        ("{nobody}", ValueError, "cannot be made: KeyError\\('nobody'\\); a key may name pk, session, path"),
+        ("{nobody}", ValueError, "cannot be made: KeyError\\('nobody'\\); a key may name pk, path, method"),
         (lambda request, pk: 7, TypeError, "must return a str or None, not 7"),
     ],
 )
@@ -268,7 +304,19 @@ def test_key_that_does_not_fit(key: Any, error: type[Exception], said: str) -> N
     ("options", "error", "said"),
     [
         ({"status": 404}, ValueError, "status must be one of 409, 423, 429, 503, not 404"),
-        ({"methods": "POST"}, TypeError, "methods takes a list of methods, not the str 'POST'"),
+        ({"status": "409"}, ValueError, "status must be one of 409, 423, 429, 503, not '409'"),
+        ({"status": True}, ValueError, "status must be one of 409, 423, 429, 503, not True"),
+        ({"methods": "POST"}, TypeError, "methods takes a list of methods, not 'POST'"),
+        ({"methods": b"POST"}, TypeError, "methods takes a list of methods, not b'POST'"),
+        ({"methods": 5}, TypeError, "methods takes a list of methods, not 5"),
+        ({"methods": [1]}, TypeError, "methods takes names of methods, such as 'POST', not 1"),
+        ({"methods": ["post "]}, ValueError, "methods takes names of methods, such as 'POST', not 'post '"),
+        ({"methods": []}, ValueError, "methods is empty, and nothing would be locked"),
+        ({"on_busy": "skip"}, TypeError, "on_busy must be a function of the request and the LockBusy, not 'skip'"),
+        ({"service": None}, TypeError, "service must be a Locksmith, not None"),
+        ({"until": "sent"}, ValueError, "until must be 'rendered' or 'closed', not 'sent'"),
+        ({"anonymous": True}, ValueError, "anonymous must be 'refuse' or 'share', not True"),
+        ({"retry_after": 0}, ValueError, "retry_after must be from"),
         ({"key": 7}, TypeError, "key must be a template, a function or None, not 7"),
         ({"key": ""}, TypeError, "key must be a template, a function or None, not ''"),
         ({"timeout": 0}, ValueError, "timeout must be from"),
@@ -281,10 +329,79 @@ def test_wrong_options(options: dict[str, Any], error: type[Exception], said: st
         lock_view(**options)
 
 
-def test_wrong_template() -> None:
-    """A key that is no template is refused where the view is defined."""
-    with pytest.raises(ValueError, match="is no template"):
-        lock_view("{pk")(ok)
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("{pk", "is no template"),
+        ("{path!x}", "is no template: there is no conversion !x"),
+        ("{header}", "say which header: {header:name}"),
+        ("{post:}", "say which post: {post:name}"),
+        ("{post.item}", "say which post: {post:name}"),
+        ("{user.password}", "{user} is a text, and has no parts"),
+        ("{session[0]}", "{session} is a text, and has no parts"),
+        ("{request}", "a request has no text that tells who asks for what"),
+        ("<queue>{pk}", "starts with a word that is reserved"),
+        ("\ud800", "cannot be written as UTF-8"),
+    ],
+)
+def test_wrong_template(key: str, said: str) -> None:
+    """A key that can be none is refused where the view is defined, and it is said what to write."""
+    with pytest.raises(ValueError, match=re.escape(said)):
+        lock_view(key)(ok)
+
+
+async def _no_key(request: Any) -> str:
+    return "a"
+
+
+@pytest.mark.parametrize("key", [int, _no_key], ids=["class", "async"])
+def test_key_that_is_no_function(key: Any) -> None:
+    """So is a key by a class, or by an async def, whose coroutine would be no text."""
+    with pytest.raises(TypeError, match="must be a template, or a function of the request that is no async def"):
+        lock_view(key)(ok)
+
+
+@pytest.mark.parametrize("value", ["<queue>x", "<flight>", "<baton>"])
+def test_visitor_names_what_is_reserved(site: Site, value: str) -> None:
+    """What no key can be made of is the client's mistake: a 400, and no error of ours."""
+    for key in ("{header:x-order}", lambda request, pk: request.headers["x-order"]):
+        view = lock_view(key)(site.view(ok))  # type: ignore[arg-type]  # a lambda has no types
+        assert site.post(view, headers={"x-order": value}, raise_=False).status_code == 400
+
+
+def test_visitor_sends_no_text(site: Site) -> None:
+    """So is half of a character, as JSON may carry one."""
+    view = lock_view(lambda request, pk: json.loads(request.body))(site.view(ok))
+    assert site.post(view, b'"\\ud800"', content_type="application/json", raise_=False).status_code == 400
+
+
+def test_all_client_text_is_shortened(site: Site, taken: Taken) -> None:
+    """An argument of the URL, and what a function makes, are as short as headers."""
+    conf = url_conf(
+        path("a/<path:rest>", lock_view("a:{rest}")(lambda request, rest: HttpResponse())),
+        path("b/<path:rest>", lock_view(anonymous="share")(lambda request, rest: HttpResponse())),
+        path("c/<path:rest>", lock_view(lambda request, rest: rest)(lambda request, rest: HttpResponse())),
+    )
+    with override_settings(ROOT_URLCONF=conf):
+        for where in "abc":
+            for end in "xy":
+                Client().post(f"/{where}/{'x' * 5000}{end}")
+    assert len(set(taken.keys)) == 6
+    assert max(map(len, taken.keys)) < 200
+
+
+@pytest.mark.parametrize(("options", "longest"), [({}, 600), ({"timeout": 900}, 900), ({"max_hold": None}, None)])
+def test_longest_hold(site: Site, options: dict[str, Any], longest: float | None) -> None:
+    """A renewed lock of a view ends after ten minutes, whatever a slow client does, unless the view says otherwise."""
+    held: list[float] = []
+
+    def keep(lease: Any, **named: Any) -> None:
+        held.append(lease.hold_until - clock.now())
+
+    signals.acquired.connect(keep)
+    site.post(lock_view(KEY, renew=True, **options)(site.view(ok)))
+    signals.acquired.disconnect(keep)
+    assert held == [inf if longest is None else pytest.approx(longest, abs=5)]
 
 
 def test_forgotten_parentheses() -> None:
