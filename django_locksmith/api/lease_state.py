@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ..runtime.options import Rules
     from ..runtime.runtime import Runtime
 
+_WORTH_TELLING = 0.05
+"""Seconds."""
 State = Literal["held", "leaving", "unanswered", "lost", "over"]
 """`leaving`: a release is under way; `unanswered`: one got no answer, and may be tried again."""
 # For the few lines in which a lease changes its state. A signal handler may come in between, and use locks, too: so
@@ -163,11 +165,18 @@ class LeaseState:
             why = "it was released before"
         else:
             why = self._why or self._ran_out
+            if why == self._ran_out:
+                why += self._overrun()
         return LockLost(self.key, why)
 
     @property
     def _ran_out(self) -> str:
         return f"its lease of {self.timeout:g} s ran out"
+
+    def _overrun(self) -> str:
+        late = clock.now() - self._deadline
+        since = f" {late:.1f} s ago" if late >= _WORTH_TELLING else ""
+        return since if self._rules.renew else f"{since}; give it a longer timeout, or renew=True"
 
     @property
     def over(self) -> bool:

@@ -1,4 +1,4 @@
-"""Where the locks live: a django-redis alias or a URL; one server, Sentinel, Redis Cluster, or memory for tests."""
+"""Where the locks live: an alias of CACHES or a URL; one server, Sentinel, Redis Cluster, or memory for tests."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from urllib.parse import urlsplit
 import redis.connection as connection
 from django.core.cache import caches
 from django.core.cache.backends.base import InvalidCacheBackendError
+from django.core.cache.backends.redis import RedisCache
 from django.core.exceptions import ImproperlyConfigured
 from django_redis.client import DefaultClient, ShardClient
+from redis import Redis
 from redis import exceptions as redis_errors
 from redis.cluster import RedisCluster
 
@@ -32,7 +34,14 @@ if TYPE_CHECKING:
     from redis.connection import ConnectionPool
 
 
-_URL_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "memory")
+_VALKEY = {
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "valkey+cluster": "redis+cluster",
+    "valkeys+cluster": "rediss+cluster",
+}
+"""How Valkey's clients call what redis-py speaks, too."""
+_URL_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", *_VALKEY, "memory")
 # What exactly is wrong is not told, nor where: it may contain a part of the password.
 _BAD_URL = (
     "LOCKSMITH['REDIS'] is not a usable URL; is its port a number, is its password percent-encoded, and has each of its"
@@ -40,6 +49,7 @@ _BAD_URL = (
 )
 _BY_HOST = ("redis", "rediss")  # redis-py takes what is no number there for 0
 _ALIAS = re.compile(r"[\w .-]{1,60}")
+_OPTIONS_OF_VALKEY = ("USERNAME", "PASSWORD", "SOCKET_TIMEOUT", "SOCKET_CONNECT_TIMEOUT")
 _TIMES = ("socket_timeout", "socket_connect_timeout")
 
 
@@ -161,7 +171,7 @@ def open_deployment(where: str) -> Deployment:
     """
     if "://" in where:
         return _open_url(where)
-    make_client = partial(_cache_for(where).client.get_client, write=True)
+    make_client = _client_maker(where)
     try:
         client = make_client()
     except redis_errors.RedisClusterException:
@@ -184,20 +194,17 @@ def check_deployment(where: str) -> None:
         else:
             _pool_of(where)
     else:
-        _cache_for(where)
+        _client_maker(where)
 
 
-def _cache_for(alias: str) -> Any:
-    if alias not in caches.settings:
-        known = ", ".join(map(repr, caches.settings))
-        said = f"names {alias!r}" if _ALIAS.fullmatch(alias) else "says something"  # maybe a password
-        raise ImproperlyConfigured(
-            f"LOCKSMITH['REDIS'] {said}, which is no alias in CACHES ({known}) and no redis:// URL"
-        )
-    try:
-        cache = caches[alias]
-    except InvalidCacheBackendError as error:
-        raise ImproperlyConfigured(f"LOCKSMITH['REDIS'] names the cache {alias!r}: {error}") from error
+def _client_maker(alias: str) -> Callable[[], Any]:
+    """What makes a client of redis-py for the primary of this cache. Raises `ImproperlyConfigured`."""
+    cache = _cache_for(alias)
+    if isinstance(cache, RedisCache):  # Django's own
+        return partial(cache._cache.get_client, write=True)
+    if type(cache).__module__.startswith("django_valkey."):
+        pool = _pool_of_valkey(alias, caches.settings[alias])
+        return lambda: Redis(connection_pool=pool)
     client = getattr(cache, "client", None)
     if not isinstance(client, DefaultClient):
         raise ImproperlyConfigured(
@@ -210,7 +217,34 @@ def _cache_for(alias: str) -> Any:
             f"LOCKSMITH['REDIS'] names the cache {alias!r}, whose ShardClient spreads keys over servers that know"
             " nothing of each other; locks need one server, Sentinel or Redis Cluster"
         )
-    return cache
+    return partial(client.get_client, write=True)
+
+
+def _pool_of_valkey(alias: str, settings: dict[str, Any]) -> ConnectionPool:
+    """django-valkey has a client of its own, and connections of it: here are such of redis-py to the same server."""
+    options = settings.get("OPTIONS") or {}
+    if "CLIENT_CLASS" in options and not str(options["CLIENT_CLASS"]).endswith(".DefaultClient"):
+        raise ImproperlyConfigured(
+            f"LOCKSMITH['REDIS'] names the cache {alias!r}, whose CLIENT_CLASS of django-valkey locks cannot use; give"
+            " the URL of its server, or of its cluster (redis+cluster://)"
+        )
+    given = settings.get("LOCATION") or ""
+    url = given.split(",")[0] if isinstance(given, str) else str(given[0])
+    found = {name.lower(): options[name] for name in _OPTIONS_OF_VALKEY if options.get(name) is not None}
+    return _pool_of(url, **found, **(options.get("CONNECTION_POOL_KWARGS") or {}))
+
+
+def _cache_for(alias: str) -> Any:
+    if alias not in caches.settings:
+        known = ", ".join(map(repr, caches.settings))
+        said = f"names {alias!r}" if _ALIAS.fullmatch(alias) else "says something"  # maybe a password
+        raise ImproperlyConfigured(
+            f"LOCKSMITH['REDIS'] {said}, which is no alias in CACHES ({known}) and no redis:// URL"
+        )
+    try:
+        return caches[alias]
+    except InvalidCacheBackendError as error:
+        raise ImproperlyConfigured(f"LOCKSMITH['REDIS'] names the cache {alias!r}: {error}") from error
 
 
 def _check_url(url: str) -> str:
@@ -235,13 +269,18 @@ def _open_url(url: str) -> Deployment:
         return _memories.get(url) or _memories.setdefault(url, Memory())
     pool = _pool_of(url)
     if scheme.endswith("+cluster"):
-        return Cluster(partial(RedisCluster.from_url, url.replace("+cluster", "", 1)))
+        return Cluster(partial(RedisCluster.from_url, _for_redis_py(url)))
     return OneServer(pool)
 
 
-def _pool_of(url: str) -> ConnectionPool:
+def _for_redis_py(url: str) -> str:
+    scheme, rest = url.split("://", 1)
+    return f"{_VALKEY.get(scheme, scheme).removesuffix('+cluster')}://{rest}"
+
+
+def _pool_of(url: str, **options: Any) -> ConnectionPool:
     try:
-        pool = connection.ConnectionPool.from_url(url.replace("+cluster", "", 1))
+        pool = connection.ConnectionPool.from_url(_for_redis_py(url), **options)
         _check_options(pool)
     except (TypeError, ValueError, redis_errors.RedisError):
         raise ImproperlyConfigured(_BAD_URL) from None

@@ -84,7 +84,8 @@ def check_key(key: object) -> str:
     """`key` itself, if a lock can have it; else a `TypeError` or `ValueError` that says why not."""
     if type(key) is not str:
         if not isinstance(key, str):
-            raise TypeError(f"a lock's key is a str, not {type(key).__name__}: {key!r}")
+            hint = "; as a decorator, write @locksmith() with parentheses" if callable(key) else ""
+            raise TypeError(f"a lock's key is a str, not {type(key).__name__}: {key!r}{hint}")
         key = str.__str__(key)  # an Enum, say, is formatted otherwise than it compares
     if not key.isascii():
         try:

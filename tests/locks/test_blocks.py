@@ -15,6 +15,7 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 
 from django_locksmith import LockBusy, LockReentered, locksmith
+from django_locksmith.api import said_once
 from tests.helpers import ROOT
 from tests.helpers.callers import in_thread
 from tests.helpers.servers import poll
@@ -266,8 +267,9 @@ def test_process_ends_while_redis_is_down(own_server: Deployment) -> None:
             own_server.server.resume()
 
 
-def test_dropped(caplog: pytest.LogCaptureFixture) -> None:
+def test_dropped(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease that is dropped unreleased is a ResourceWarning, and a line in the log, once."""
+    monkeypatch.setattr(said_once, "_said", set())
     lease = locksmith("dropped").acquire()
     assert lease is not None
     with pytest.warns(ResourceWarning, match="'dropped'.* was dropped without being released"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
 import threading
 import time
 import weakref
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.test import override_settings
 
-from django_locksmith import LockLost, Locksmith
+from django_locksmith import LockLost, Locksmith, clock, locksmith
 from tests.helpers.callers import in_thread
 from tests.helpers.deployments import Deployment, alias
 from tests.helpers.proxy import proxy_to
@@ -274,3 +275,12 @@ def test_each_loop_has_its_own_connections(valkey: Deployment, service: Locksmit
             asyncio.run(use())
         poll(lambda: len(client.client_list()) <= before)
     assert len(service.runtime()._loops) == 1
+
+
+def test_overrun_says_what_to_do(valkey: Deployment, caller: Caller) -> None:
+    """A block that outlasts its lease hears by how much, and what to write."""
+    with pytest.raises(LockLost) as caught:
+        caller.within(locksmith("a", timeout=0.05), lambda lease: poll(lambda: clock.now() > lease.deadline + 0.1))
+    assert re.search(
+        r"its lease of 0.05 s ran out 0\.\d s ago; give it a longer timeout, or renew=True", caught.value.why
+    )

@@ -77,6 +77,8 @@ def test_bad_arguments(name: str, given: dict[str, Any]) -> None:
 @pytest.mark.parametrize("key", [None, 7, b"bytes", ["a"]])
 def test_bad_keys(key: Any) -> None:
     """A key that is no text is refused, not turned into one."""
+    with pytest.raises(TypeError, match=r"write @locksmith\(\) with parentheses"):
+        locksmith(lambda: 1)  # type: ignore[call-overload]  # that is the point
     with pytest.raises(TypeError, match="a lock's key is a str"):
         locksmith(key)
 

@@ -192,6 +192,36 @@ def test_url(valkey: Deployment) -> None:
         assert client.exists("__locksmith:<index>")
 
 
+@pytest.mark.parametrize("backend", ["django.core.cache.backends.redis.RedisCache", "django_valkey.cache.ValkeyCache"])
+def test_other_caches_on_redis(valkey: Deployment, backend: str) -> None:
+    """An alias of Django's own Redis cache, or of django-valkey, leads to its server."""
+    there = valkey.server.url.replace("redis://", "valkey://" if "valkey" in backend else "redis://")
+    caches = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    with override_settings(CACHES=caches | {"other": {"BACKEND": backend, "LOCATION": [there]}}):
+        service = Locksmith(redis="other")
+        take_both_ways(service)
+        assert service.runtime().deployment().nodes()[0].socket_timeout > 0
+    with valkey.server.client() as client:
+        assert client.exists("__locksmith:<index>")
+
+
+@pytest.mark.parametrize("scheme", ["valkey", "redis"])
+def test_schemes_of_valkey(valkey: Deployment, scheme: str) -> None:
+    """A URL as Valkey's clients write it does as well."""
+    take_both_ways(Locksmith(redis=valkey.server.url.replace("redis://", f"{scheme}://")))
+
+
+def test_options_of_django_valkey() -> None:
+    """What django-valkey is told of its server counts for locks, too."""
+    options = {"PASSWORD": "s3cret", "SOCKET_TIMEOUT": 3, "CONNECTION_POOL_KWARGS": {"max_connections": 7}}
+    entry = {"BACKEND": "django_valkey.cache.ValkeyCache", "LOCATION": "valkeys://h:1/2", "OPTIONS": options}
+    with override_settings(CACHES={"default": entry}):
+        node = Locksmith(redis="default").runtime().deployment().nodes()[0]
+    assert node.socket_timeout == 3
+    assert (node._pool.max_connections, node._settings["password"], node._settings["db"]) == (7, "s3cret", 2)
+    assert node._dial_class.__name__ == "SSLConnection"
+
+
 def test_unix_url(socket_url: str) -> None:
     """A unix:// URL leads to a server by its socket, for threads and tasks."""
     take_both_ways(Locksmith(redis=socket_url))
@@ -203,10 +233,16 @@ WRONG_PLACES = {
         "default",
         r"'default'.*LocMemCache.*BACKEND.*'django_redis.cache.RedisCache'",
     ),
-    "Django's own": (
-        {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": NOWHERE}},
+    "a client that is none of redis-py's": (
+        {
+            "default": {
+                "BACKEND": "django_valkey.cache.ValkeyCache",
+                "LOCATION": "valkey://h",
+                "OPTIONS": {"CLIENT_CLASS": "django_valkey.client.SentinelClient", "SENTINELS": [("h", 1)]},
+            }
+        },
         "default",
-        r"'default'.*not django-redis.*BACKEND.*'django_redis.cache.RedisCache'",
+        r"CLIENT_CLASS of django-valkey locks cannot use; give the URL",
     ),
     "unknown alias": ({"default": alias(NOWHERE), "b": alias(NOWHERE)}, "c", r"'c', which is no alias.*'default', 'b'"),
     "no such backend": (

@@ -14,6 +14,7 @@ from django.template.response import TemplateResponse
 from django.test import AsyncClient, Client, override_settings
 from django.urls import path
 
+from django_locksmith.api import said_once
 from django_locksmith.decorators import lock_view
 from tests.helpers.servers import poll
 from tests.views.sites import KEY, Site, is_free, ok, url_conf
@@ -80,8 +81,9 @@ def test_response_is_dropped(rf: Any) -> None:
     poll(is_free)
 
 
-def test_what_is_no_response(rf: Any, caplog: Any) -> None:
+def test_what_is_no_response(rf: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the view returns no response, nothing tells when it was sent: that is said, and the lock is free."""
+    monkeypatch.setattr(said_once, "_said", set())
     assert lock_view("unclosed", until="closed")(lambda request: {"n": 1})(rf.post("/")) == {"n": 1}  # type: ignore[arg-type]
     assert is_free()
     assert "what it returned is no response" in caplog.text
