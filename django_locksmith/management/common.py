@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
+import os
+import sys
+from contextlib import suppress
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from django.core.management.base import BaseCommand, CommandError, DjangoHelpFormatter
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, DjangoHelpFormatter, OutputWrapper
 
 if TYPE_CHECKING:
     from django.core.management.base import CommandParser
@@ -16,6 +22,10 @@ if TYPE_CHECKING:
 
 UNAVAILABLE = 69
 """Exit code (EX_UNAVAILABLE) where Redis gave no usable answer."""
+MISCONFIGURED = 78
+"""Exit code (EX_CONFIG) where the settings are at fault."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 class _Formatter(DjangoHelpFormatter):
@@ -35,6 +45,30 @@ class Command(BaseCommand):
         codes = "\n".join(f"  {code:6}  {meaning}" for code, meaning in self.exit_codes.items())
         kwargs.setdefault("formatter_class", _Formatter)
         return super().create_parser(prog_name, subcommand, epilog=f"exit codes:\n{codes}", **kwargs)
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """As a program: what its terminal cannot show is written in other words, and a closed one is no error."""
+        self.stdout = OutputWrapper(_stream("stdout"))
+        self.stderr = OutputWrapper(_stream("stderr"))
+        super().run_from_argv(argv)
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        """As ever; settings that are at fault are one line, and no traceback with an exit code that means otherwise."""
+        try:
+            return super().execute(*args, **options)
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error), returncode=MISCONFIGURED) from error
+
+
+def _stream(name: str) -> Any:
+    stream = getattr(sys, name)
+    if stream is None:  # it was closed before we began
+        stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # it lives as long as the process
+        setattr(sys, name, stream)
+    elif isinstance(stream, io.TextIOWrapper):
+        with suppress(OSError):  # it may have become another file under our hands
+            stream.reconfigure(errors="backslashreplace")
+    return stream
 
 
 def seconds(text: str) -> float:

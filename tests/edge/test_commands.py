@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.core.management import call_command, load_command_class
 from django.core.management.base import CommandError
+from django.test import override_settings
 
 from django_locksmith import Holder, LockInfo, locksmith
 from django_locksmith.management import common
@@ -503,3 +504,67 @@ def test_redis_goes_down_at_the_prompt(own_server: Deployment, monkeypatch: pyte
     said, out = ends(69, CLEAR, "a")
     assert said.startswith("Nothing more can be cleared")
     assert "cleared." not in out
+
+
+# ---- terminals and settings as they are
+
+
+@pytest.mark.parametrize("arguments", [[LIST], [LIST, "--fail-if-any"], [CLEAR, "a"], [RUN, "a", "--", "true"]])
+@pytest.mark.parametrize("settings", [{"TIMEOUT": 0}, {"REDIS": "nobody"}, {"NO_SUCH": 1}])
+def test_settings_at_fault(arguments: list[str], settings: dict[str, Any]) -> None:
+    """Settings that are at fault are one line and exit code 78, and not one that means something else."""
+    with override_settings(LOCKSMITH=settings):
+        said, out = ends(78, *arguments)
+    assert "LOCKSMITH" in said
+    assert not out
+
+
+def test_ctrl_c_at_the_question(valkey: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C instead of an answer clears nothing, and is no traceback."""
+
+    def interrupt(question: str) -> str:
+        raise KeyboardInterrupt
+
+    hold("a")
+    monkeypatch.setattr("builtins.input", interrupt)
+    assert ends(130, CLEAR, "a")[0] == "Nothing was cleared."
+    assert held_now() == ["a"]
+
+
+def as_program(valkey: Deployment, *arguments: str, shell: str = "", **environment: str) -> tuple[int, str]:
+    """Its exit code, and what it wrote, as a program of its own; `shell`: what the shell does with its streams."""
+    command = f'exec "{sys.executable}" -m django {" ".join(arguments)} {shell}'
+    ours = {"DJANGO_SETTINGS_MODULE": "tests.helpers.run_settings", "REDIS_URL": valkey.server.url}
+    ended = subprocess.run(
+        ["/bin/sh", "-c", command],
+        env={**os.environ, **ours, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    return ended.returncode, (ended.stdout + ended.stderr).decode("latin-1")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_terminals_that_cannot_show_it(valkey: Deployment, encoding: str) -> None:
+    """What a terminal has no letters for is written in others, as \\u4e2d."""
+    hold("key-\u4e2d-\u00e9", label="\u4e2d")
+    code, said = as_program(valkey, LIST, PYTHONIOENCODING=encoding)
+    assert code == 0, said
+    assert "key-\\u4e2d" in said
+    assert as_program(valkey, CLEAR, "--all", "--yes", PYTHONIOENCODING=encoding)[0] == 0
+
+
+@pytest.mark.parametrize("shell", ["2>&-", ">&- 2>&-"])
+def test_closed_streams(valkey: Deployment, shell: str) -> None:
+    """A stream that is closed from the beginning changes no exit code."""
+    assert as_program(valkey, LIST, shell=shell)[0] == 0
+    assert as_program(valkey, CLEAR, "a", shell=shell)[0] == 1
+    hold("a")
+    assert as_program(valkey, LIST, "--fail-if-any", shell=shell)[0] == 1
+
+
+def test_empty_command(valkey: Deployment) -> None:
+    """An empty word is no command."""
+    assert "Say which command to run" in ends(2, RUN, "a", "--", "")[0]

@@ -245,7 +245,7 @@ def test_process_ends(valkey: Deployment, code: str) -> None:
 
 def test_process_ends_and_has_handed_it_over(valkey: Deployment) -> None:
     """What it has handed over stays: that is somebody else's to give back."""
-    run(valkey, "lease = locksmith('a', timeout=5).acquire(); lease.detach()")
+    run(valkey, "lease = locksmith('a', timeout=60).acquire(); lease.detach()")
     info = locksmith.info("a")
     assert info is not None
     locksmith.clear(info)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,11 +31,13 @@ class Inside:
 
     def __init__(self) -> None:
         self.now = self.most = 0
+        self.leave: asyncio.Event | None = None
 
     async def work(self) -> HttpResponse:
         self.now += 1
         self.most = max(self.most, self.now)
-        await asyncio.sleep(0)
+        assert self.leave is not None
+        await self.leave.wait()
         assert not await asyncio.to_thread(is_free)
         self.now -= 1
         return HttpResponse("done")
@@ -80,8 +83,12 @@ def test_one_at_a_time(kind: str) -> None:
     inside = Inside()
 
     async def ask() -> list[int]:
-        client = AsyncClient()
-        return [each.status_code for each in await asyncio.gather(*(client.post("/") for _ in range(3)))]
+        client, inside.leave = AsyncClient(), asyncio.Event()
+        answers = [asyncio.ensure_future(client.post("/")) for _ in range(3)]
+        for turned_away in islice(asyncio.as_completed(answers, timeout=10), 2):
+            await turned_away
+        inside.leave.set()
+        return [(await answer).status_code for answer in answers]
 
     with override_settings(ROOT_URLCONF=url_conf(path("", kinds(inside)[kind]))):
         assert sorted(asyncio.run(ask())) == [200, 409, 409]

@@ -35,6 +35,8 @@ class Command(common.Command):
         "2": "wrong usage",
         "3": "some were not cleared, because they were released or in other hands meanwhile",
         "69": "Redis gave no usable answer; what had been cleared before is cleared",
+        "78": "the settings are at fault",
+        "130": "Ctrl-C at the question",
     }
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -80,6 +82,9 @@ class Command(common.Command):
             answer = input(f"Take {common.count(locks)} from the holders? [y/N] ")
         except EOFError:
             raise CommandError("Nobody answers; use --yes where nobody can be asked.") from None
+        except KeyboardInterrupt:
+            self.stdout.write("")  # behind the question
+            raise CommandError("Nothing was cleared.", returncode=common.INTERRUPTED) from None
         if answer.strip().lower() not in ("y", "yes"):
             raise CommandError("Nothing was cleared.")
 

@@ -32,6 +32,7 @@ class Command(common.Command):
         "1": "--fail-if-any, and there were some",
         "2": "wrong usage",
         "69": "Redis gave no usable answer",
+        "78": "the settings are at fault",
     }
 
     def add_arguments(self, parser: CommandParser) -> None:

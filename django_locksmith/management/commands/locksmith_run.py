@@ -51,6 +51,7 @@ class Command(common.Command):
         "71": "no process could be had for the command, or its supervisor was killed",
         "75": "the lock is busy (--busy-exit-code); the command was not started",
         "76": "the lock was lost, or --max-hold is over, and the command stopped; or it had ended with 0 meanwhile",
+        "78": "the settings are at fault; the command was not started",
         "126": "the command cannot be executed",
         "127": "the command was not found",
     }
@@ -105,7 +106,7 @@ class Command(common.Command):
     def handle(self, *args: Any, key: str, command: list[str], **options: Any) -> None:
         if command[:1] == ["--"]:
             command = command[1:]  # Pythons differ in whether they leave it
-        if not command:
+        if not command or not command[0]:
             raise CommandError("Say which command to run: KEY -- COMMAND [ARGUMENT ...]", returncode=2)
         signals = _Signals()
         wards: list[SupervisedCommand] = []
