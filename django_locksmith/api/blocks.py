@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 from django.core.exceptions import SynchronousOnlyOperation
 
 if TYPE_CHECKING:
-    from .lease import Lease
+    from .lease_state import LeaseState
 
 _MANY = 16
 
 # Weakly: a lease that nobody has any more, for its block was interrupted, is given back by its end.
-_around: ContextVar[tuple[weakref.ref[Lease], ...]] = ContextVar("django_locksmith_blocks", default=())
+_around: ContextVar[tuple[weakref.ref[LeaseState], ...]] = ContextVar("django_locksmith_blocks", default=())
 
 
-def begin(lease: Lease) -> None:
+def begin(lease: LeaseState) -> None:
     """A block begins, which holds this lease."""
     around = _around.get()
     if len(around) >= _MANY:  # some may have ended in another context, as those of async generators do
@@ -31,7 +31,7 @@ def begin(lease: Lease) -> None:
     _around.set((*around, weakref.ref(lease)))
 
 
-def end(lease: Lease) -> None:
+def end(lease: LeaseState) -> None:
     """It is over."""
     around = _around.get()
     if around and around[-1]() is lease:
@@ -40,7 +40,7 @@ def end(lease: Lease) -> None:
         _around.set(tuple(each for each in around if each() is not lease))
 
 
-def around_us(name: bytes) -> Lease | None:
+def around_us(name: bytes) -> LeaseState | None:
     """The lease of a block around us that holds the lock of this name (in Redis)."""
     for known in reversed(_around.get()):
         lease = known()
