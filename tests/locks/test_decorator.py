@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sys
 import threading
+import traceback
 from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
@@ -18,7 +20,16 @@ from django.utils.decorators import method_decorator
 from django.views import View
 from kombu.utils.json import dumps, loads
 
-from django_locksmith import LockBusy, LockLost, Skipped, locksmith
+from django_locksmith import (
+    Holder,
+    LockBusy,
+    LockLost,
+    LockReentered,
+    LocksmithError,
+    Skipped,
+    StaleFence,
+    locksmith,
+)
 from tests.helpers.callers import in_thread
 
 if TYPE_CHECKING:
@@ -499,3 +510,30 @@ def test_errors_say_what_happened() -> None:
     """The repr of an error, which is all that some logs show, has its kind and its text."""
     assert repr(LockBusy("a")) == "LockBusy(\"the lock 'a' is held\")"
     assert repr(LockLost("a", "gone")) == "LockLost(\"the lock 'a' is not held: gone\")"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LockBusy("order:7", Holder("t", "web3", 4711, "MainThread", 1.0, "ann@example.com"), 5.0),
+        LockReentered("order:7", Holder("t", "web3", 4711, "MainThread", 1.0, "ann@example.com"), 5.0),
+        LockLost("order:7", "its lease of 5 s ran out"),
+        StaleFence(5, 6, "shop.Order", 7, "order:7"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_say_nothing_to_outsiders(error: LocksmithError) -> None:
+    """What is a ValueError, and so is shown to clients by pydantic and GraphQL, names nobody and nothing of ours.
+
+    Logs, tracebacks (from Python 3.11 on) and whoever asks get it all.
+    """
+    assert isinstance(error, ValueError)
+    for secret in ("order:7", "web3", "4711", "ann", "shop", "fence 5"):
+        assert secret not in str(error)
+    assert "order:7" in error.details
+    assert error.details in repr(error) or repr(error.details) in repr(error)
+    if sys.version_info >= (3, 11):
+        assert error.details in "".join(traceback.format_exception(error))
+    # As result backends of JSON make it again.
+    again = type(error)(*loads(dumps(error.args)))
+    assert (str(again), again.key) == (str(error), "order:7")  # type: ignore[attr-defined]  # all these have one
