@@ -102,19 +102,24 @@ def _authenticated(
 
 def _rest_view(view: Any) -> Any:
     """The view of Django REST framework that this callable leads to, if it does."""
-    while isinstance(view, functools.partial):
-        view = view.func
-    owner = getattr(view, "__self__", None)
-    if hasattr(owner, "initialize_request"):
-        return owner
-    kind: Any = getattr(view, "cls", None)
-    if not hasattr(kind, "initialize_request"):
-        return None
+    kind = _rest_kind(view)
+    if not isinstance(kind, type):
+        return kind
     made: Any = kind(**getattr(view, "initkwargs", {}))
     made.action_map = getattr(view, "actions", None) or {}
     return made
 
 
+def _rest_kind(view: Any) -> Any:
+    """Its class; or the view itself, where the callable is a method of it. `None` if it is none of that framework."""
+    while isinstance(view, functools.partial):
+        view = view.func
+    for kind in (getattr(view, "__self__", None), getattr(view, "cls", None)):
+        if hasattr(kind, "initialize_request"):
+            return kind
+    return None
+
+
 def is_rest_view(view: Any) -> bool:
     """Does it authenticate by itself, within?"""
-    return _rest_view(view) is not None
+    return _rest_kind(view) is not None
