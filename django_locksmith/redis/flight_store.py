@@ -84,7 +84,9 @@ class FlightStore:
 
         `pause`: seconds during which nobody may lead.
         """
-        arguments = (token, news.what.encode(), _text(news.kind), _text(news.message), b"%d" % ceil(pause * 1000))
+        # Redis counts from the beginning of the millisecond in which it is asked: one more, or it would end too soon.
+        ms = ceil(pause * 1000) + 1 if pause > 0 else 0
+        arguments = (token, news.what.encode(), _text(news.kind), _text(news.message), b"%d" % ms)
         return bool(await self._store.run(LAND, names, *arguments))
 
     async def void(self, names: FlightNames, landing: bool) -> bytes | None:
