@@ -13,9 +13,9 @@ The way in, for readers of the code (imports point down only, `lint-imports` pro
     api/      service.py  lock.py  lease.py -> lease_state.py            what users hold in their hands
               acquisition.py
               single_flight.py  flight_options.py  flight_calls.py
-              cached_values.py  decorating.py  key_templates.py  functions.py
-              taken.py  blocks.py  done_marks.py  said_once.py  loss.py
-              stable_texts.py
+              cached_values.py  computed.py  decorating.py  key_templates.py
+              functions.py  redis_py_words.py  taken.py  blocks.py  done_marks.py
+              said_once.py  loss.py  stable_texts.py
     runtime/  runtime.py  contexts.py  options.py  held_leases.py        what the locks of one process share
               renewal.py  expiry.py -> clockwork.py  giving_back.py  transactions.py
     policy/   locks.py  flights.py  flight_outcomes.py  sync_bridge.py   every rule, once, for threads and tasks

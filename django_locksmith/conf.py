@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
@@ -53,6 +53,18 @@ class Settings:
             return _prefix("LOCKSMITH['PREFIX']()", self.prefix())
         except (TypeError, ValueError) as error:
             raise ImproperlyConfigured(str(error)) from error
+
+
+class GivenSettings(TypedDict, total=False):
+    """Settings over those of the project; `Settings` says what each means."""
+
+    redis: str
+    prefix: str | Callable[[], str]
+    timeout: Seconds
+    blocking_timeout: Seconds | None
+    renew: bool
+    max_hold: Seconds | None
+    min_replicas: int
 
 
 _NAMES: Final = tuple(field.name for field in fields(Settings))

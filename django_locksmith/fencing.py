@@ -137,7 +137,12 @@ class FencedQuerySet(models.QuerySet[_M]):
         return written
 
 
-FencedManager = models.Manager.from_queryset(FencedQuerySet)  # to inherit from, as from FencedQuerySet
+if TYPE_CHECKING:
+
+    class FencedManager(FencedQuerySet[_M], models.Manager[_M]):  # type: ignore[misc]  # both may be subscripted
+        """The manager of fenced querysets; to inherit from, as from `FencedQuerySet`."""
+else:
+    FencedManager = models.Manager.from_queryset(FencedQuerySet)
 
 
 class FencedModel(models.Model):

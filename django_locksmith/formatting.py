@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from django.utils.formats import number_format
+from django.utils.translation import gettext
+
 if TYPE_CHECKING:
     from .records import LockInfo
 
@@ -33,8 +36,16 @@ def shortened(text: str) -> str:
     return f"{text[:_HEAD]} … {text[-_TAIL:]}"
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
-    """Rows in aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(lines)
+def duration(seconds: float) -> str:
+    """Seconds in two units at most."""
+    if seconds < 10:
+        return gettext("%(seconds)s s") % {"seconds": number_format(int(seconds * 10) / 10, 1)}
+    whole = int(seconds)
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if not minutes:
+        return gettext("%(seconds)s s") % {"seconds": whole}
+    if not hours:
+        return gettext("%(minutes)s min %(seconds)s s") % {"minutes": minutes, "seconds": whole % 60}
+    if not days:
+        return gettext("%(hours)s h %(minutes)s min") % {"hours": hours, "minutes": minutes % 60}
+    return gettext("%(days)s d %(hours)s h") % {"days": days, "hours": hours % 24}

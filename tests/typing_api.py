@@ -36,7 +36,10 @@ assert_type(locksmith(), Lock)
 assert_type(locksmith("a"), Lock)
 assert_type(locksmith("a", None, timeout=timedelta(minutes=1), blocking=False), Lock)
 assert_type(locksmith("a", blocking_timeout=None, renew=True, max_hold=None, label="me"), Lock)
-assert_type(locksmith("a", on_busy="skip", on_lost="log"), Lock)
+assert_type(locksmith("a", on_busy="skip", on_lost="log"), Lock[Skipped])
+assert_type(Locksmith(max_hold=None, min_replicas=1, blocking_timeout=timedelta(seconds=5)), Locksmith)
+Locksmith(time=30)  # type: ignore[call-arg]
+Locksmith(timeout="30")  # type: ignore[arg-type]
 
 
 def is_busy(error: LockBusy) -> int:
@@ -46,7 +49,7 @@ def is_busy(error: LockBusy) -> int:
 def is_lost(lease: Lease) -> None: ...
 
 
-assert_type(locksmith("a", on_busy=is_busy, on_lost=is_lost), Lock)
+assert_type(locksmith("a", on_busy=is_busy, on_lost=is_lost), Lock[Any])
 
 locksmith(7)  # type: ignore[call-overload]
 locksmith("a", timeout="30")  # type: ignore[call-overload]
@@ -117,6 +120,11 @@ async def import_soon(account: int) -> list[str]:
     return []
 
 
+@locksmith("import:{account}", on_busy="skip")
+async def import_if_free(account: int) -> int:
+    return account
+
+
 class Report:
     @locksmith("report:{self.pk}")
     def build(self, deep: bool = False) -> bytes:
@@ -124,7 +132,8 @@ class Report:
 
 
 async def call_them(report: Report) -> None:
-    assert_type(import_account(7, force=True), str)
+    assert_type(import_account(7, force=True), str | Skipped)
+    assert_type(await import_if_free(7), int | Skipped)
     assert_type(await import_soon(7), list[str])
     assert_type(report.build(deep=True), bytes)
     import_account("7")  # type: ignore[arg-type]
@@ -154,8 +163,10 @@ async def with_callbacks() -> None:
     assert_type(locksmith("a", work_without_types), int)
     assert_type(locksmith("a", lambda release: [release()]), list[bool])
     assert_type(await locksmith("a", work_soon), int)
-    assert_type(locksmith("a").run(work), int | Any)
-    assert_type(await locksmith("a").arun(work_soon), int | Any)
+    assert_type(locksmith("a").run(work), int)
+    assert_type(locksmith("a", work, on_busy="skip"), int | Skipped)
+    assert_type(await locksmith("a", work_soon, on_busy="skip"), int | Skipped)
+    assert_type(await locksmith("a").arun(work_soon), int)
 
 
 # ---- looking in
@@ -250,7 +261,11 @@ async def user_later(number: int) -> str:
 
 class Summarised:
     @single_flight("report:{self}", 60)
-    def summary(self) -> bytes:
+    def summary(self, deep: bool = False) -> bytes:
+        return b""
+
+    @single_flight("report:{self}", 60)
+    async def summary_later(self, number: int) -> bytes:
         return b""
 
 
@@ -260,8 +275,14 @@ user.invalidate(7)
 user.invalidate()  # type: ignore[call-arg]
 assert_type(Summarised().summary(), bytes)
 Summarised.summary.invalidate(Summarised())
+assert_type(Summarised.summary(Summarised(), deep=True), bytes)
+Summarised().summary.invalidate(deep=True)
+Summarised().summary("yes")  # type: ignore[arg-type]
+Summarised().summary.invalidate(7, 7)  # type: ignore[call-arg, arg-type]
 
 
 async def decorated_in_a_task() -> None:
     assert_type(await user_later(7), str)
     await user_later.ainvalidate(7)
+    assert_type(await Summarised().summary_later(7), bytes)
+    await Summarised().summary_later.ainvalidate(7)

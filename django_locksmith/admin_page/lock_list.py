@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from django.db.models import TextChoices
 from django.utils import timezone
-from django.utils.formats import number_format
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from ..formatting import printable, shortened
+from ..formatting import duration, printable, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -200,18 +199,3 @@ def _with_the_one_named(service: Locksmith, key: str, locks: list[LockInfo]) -> 
     except ValueError:  # no lock can have this key
         return locks
     return locks if named is None else sorted([*locks, named], key=lambda lock: lock.key)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in two units at most."""
-    if seconds < 10:
-        return gettext("%(seconds)s s") % {"seconds": number_format(int(seconds * 10) / 10, 1)}
-    whole = int(seconds)
-    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
-    if not minutes:
-        return gettext("%(seconds)s s") % {"seconds": whole}
-    if not hours:
-        return gettext("%(minutes)s min %(seconds)s s") % {"minutes": minutes, "seconds": whole % 60}
-    if not days:
-        return gettext("%(hours)s h %(minutes)s min") % {"hours": hours, "minutes": minutes % 60}
-    return gettext("%(days)s d %(hours)s h") % {"days": days, "hours": hours % 24}

@@ -6,39 +6,42 @@ Each method is there twice, for threads and for tasks. The rules are not: both r
 from __future__ import annotations
 
 import inspect
-import logging
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from ..exceptions import LockBusy, LocksmithError
-from ..policy import locks as lock_policy
 from ..policy.sync_bridge import run_sync
 from ..records import Skipped
 from ..redis.key_names import check_key
 from . import blocks, said_once
 from .acquisition import attempt_at, give_up, or_none, or_raise, take, wait_this_time
 from .decorating import decorated, done
+from .redis_py_words import RedisPyWords
 from .taken import Taken
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
     from types import TracebackType
 
+    from typing_extensions import Never
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
     from .. import conf
-    from ..records import LockInfo
     from ..redis.messages import Attempt
     from ..runtime.contexts import Context
     from ..runtime.options import Options, Rules
     from ..runtime.runtime import Runtime
     from .lease import Lease
 
-logger = logging.getLogger("django_locksmith.lock")
-
+    B = TypeVarWithDefault("B", covariant=True, default=Never)
+else:
+    B = TypeVar("B", covariant=True)
 T = TypeVar("T")
+P = ParamSpec("P")
 F = TypeVar("F", bound="Callable[..., Any]")
 L = TypeVar("L", bound="Lease | None")
 
 
-class Lock:
+class Lock(RedisPyWords, Generic[B]):
     """A lock by its key: a description, free to share between threads, tasks and modules. `locksmith(key)` makes one.
 
         with lock as lease: ...             # waits; raises LockBusy when the wait ends
@@ -47,6 +50,9 @@ class Lock:
         @lock                               # on a function, sync or async
 
     Everything that asks Redis may raise `LockUnavailable`: it did not answer, or refused.
+
+    To type checkers it is a `Lock[B]`, where B is what a decorated function gives, beside its result, when the lock is
+    busy: nothing as a rule, `Skipped` with `on_busy="skip"`.
     """
 
     __slots__ = ("_cached_rules", "_cached_runtime", "_find_runtime", "_options", "_taken", "key", "template")
@@ -239,93 +245,18 @@ class Lock:
         if lease is not None:
             self._taken.forget(lease)
 
-    # ---- redis-py's words, about what this thread or task has taken through this object
-
-    def release(self) -> None:
-        """Give back what this thread or task has taken through this object.
-
-        Raises:
-            LockLost: it has taken nothing, or does not hold it any more.
-            LockUnavailable: Redis gave no usable answer; it is given back later, or ends with its lease.
-        """
-        self._mine(self._runtime.threads()).release()
-
-    async def arelease(self) -> None:
-        """As `release`."""
-        await self._mine(self._runtime.loop()).arelease()
-
-    def extend(self, additional_time: conf.Seconds, replace_ttl: bool = False) -> bool:
-        """Prolong what this thread or task has taken through this object.
-
-        Args:
-            additional_time: seconds to add to the lease.
-            replace_ttl: let the lease end so many seconds from now instead.
-
-        Returns:
-            `True`, as redis-py's lock does.
-
-        Raises:
-            LockLost: it has taken nothing, or does not hold it any more.
-            LockUnavailable: Redis gave no usable answer; the lease ends no sooner than before.
-        """
-        self._mine(self._runtime.threads()).extend(additional_time, replace_ttl)
-        return True
-
-    async def aextend(self, additional_time: conf.Seconds, replace_ttl: bool = False) -> bool:
-        """As `extend`."""
-        await self._mine(self._runtime.loop()).aextend(additional_time, replace_ttl)
-        return True
-
-    def reacquire(self) -> bool:
-        """Start the lease again.
-
-        Returns:
-            `True`, as redis-py's lock does.
-
-        Raises:
-            LockLost: it is lost; what is lost is not taken again.
-            LockUnavailable: Redis gave no usable answer.
-        """
-        self._mine(self._runtime.threads()).extend()
-        return True
-
-    async def areacquire(self) -> bool:
-        """As `reacquire`."""
-        await self._mine(self._runtime.loop()).aextend()
-        return True
-
-    def locked(self) -> bool:
-        """Whether anybody holds it now. Asks Redis."""
-        return run_sync(self._look(self._runtime.threads())) is not None
-
-    async def alocked(self) -> bool:
-        """As `locked`."""
-        return await self._look(self._runtime.loop()) is not None
-
-    def owned(self) -> bool:
-        """Whether this thread or task still holds what it has taken through this object. Asks Redis."""
-        return run_sync(self._owned(self._runtime.threads()))
-
-    async def aowned(self) -> bool:
-        """As `owned`."""
-        return await self._owned(self._runtime.loop())
-
-    async def _owned(self, context: Context) -> bool:
-        lease = self._taken.latest(context)
-        if lease is None or not lease.held:
-            return False
-        info = await self._look(context)
-        return info is not None and info.holder is not None and info.holder.token == lease.token
-
-    async def _look(self, context: Context) -> LockInfo | None:
-        return await lock_policy.look(context.store, context.store.names(self.key))
-
-    def _mine(self, context: Context) -> Lease:
-        return self._taken.mine(context, self.key)
-
     # ---- around a function
 
-    def __call__(self, function: F) -> F:
+    @overload
+    def __call__(self: Lock[Never], function: F) -> F: ...
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T | B]]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, T]) -> Callable[P, T | B]: ...
+
+    def __call__(self, function: Callable[..., Any]) -> Any:
         """Decorate a function, sync or async: each call holds the lock.
 
         The lock's key is a template over the arguments of the call (`"import:{account_id}"`), by default the function's
@@ -343,9 +274,9 @@ class Lock:
 
         result: Any = decorated(function, self.key, self.template, lock_of)
         result.locksmith_lock = self
-        return result  # type: ignore[no-any-return]  # wraps() keeps the signature; the types cannot say so
+        return result
 
-    def run(self, work: Callable[[Callable[[], bool]], T]) -> T | Any:
+    def run(self, work: Callable[[Callable[[], bool]], T]) -> T | B:
         """Call a function while holding the lock.
 
         Args:
@@ -369,17 +300,17 @@ class Lock:
             self._give_up(context, attempt)
             raise
         if isinstance(lease, LockBusy):
-            return self._on_busy(lease)
+            return self._on_busy(lease)  # type: ignore[no-any-return]  # B, as the overloads that made this lock say
         with lease:
             return done(work(lease.release))
 
-    async def arun(self, work: Callable[[Callable[[], Awaitable[bool]]], Awaitable[T]]) -> T | Any:
+    async def arun(self, work: Callable[[Callable[[], Awaitable[bool]]], Awaitable[T]]) -> T | B:
         """As `run`; `work` and the `release` it gets are awaited."""
         context = self._runtime.loop()
         lease = await self._take(context, self._attempt(context))
         if isinstance(lease, LockBusy):
             instead = self._on_busy(lease)
-            return await instead if inspect.isawaitable(instead) else instead
+            return await instead if inspect.isawaitable(instead) else instead  # type: ignore[no-any-return]  # B, too
         async with lease:
             return await work(lease.arelease)
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, TypeVar, overload
 
 from django.core.signals import setting_changed
 
 from .. import conf, signals
 from ..policy import locks as lock_policy
 from ..policy.sync_bridge import run_sync
-from ..records import LockInfo
+from ..records import LockInfo, Skipped
 from ..redis.key_names import check_key
-from ..runtime.options import NO_OPTIONS, UNSET, Unset, check_template, options_of
+from ..runtime.options import NO_OPTIONS, check_template, options_of
 from ..runtime.runtime import Runtime
 from .functions import is_async
 from .lock import Lock
@@ -23,11 +23,28 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine
     from typing import Literal
 
+    from typing_extensions import Unpack
+
     from ..exceptions import LockBusy
     from ..runtime.contexts import Context
+    from ..runtime.options import Unset
     from .lease import Lease
 
 T = TypeVar("T")
+
+
+class LockOptions(TypedDict, total=False):
+    """How a lock is to be taken and kept; `Locksmith` says what each means."""
+
+    timeout: conf.Seconds | Unset
+    blocking: bool | Unset
+    blocking_timeout: conf.Seconds | Unset | None
+    renew: bool | Unset
+    max_hold: conf.Seconds | Unset | None
+    on_lost: Literal["raise", "log"] | Callable[[Lease], Any]
+    label: str
+    release: Literal["now", "commit"]
+    template: str
 
 
 class Locksmith(SingleFlight):
@@ -40,7 +57,7 @@ class Locksmith(SingleFlight):
         **settings: the settings by lower-case names, each over that of `settings.LOCKSMITH`.
     """
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, **settings: Unpack[conf.GivenSettings]) -> None:
         self._overrides = settings
         self._runtime: Runtime | None = None
         setting_changed.connect(self._on_setting_changed)
@@ -72,17 +89,25 @@ class Locksmith(SingleFlight):
         callback: None = None,
         /,
         *,
-        timeout: conf.Seconds | Unset = UNSET,
-        blocking: bool | Unset = UNSET,
-        blocking_timeout: conf.Seconds | Unset | None = UNSET,
-        renew: bool | Unset = UNSET,
-        max_hold: conf.Seconds | Unset | None = UNSET,
-        on_busy: Literal["raise", "skip"] | Callable[[LockBusy], Any] = "raise",
-        on_lost: Literal["raise", "log"] | Callable[[Lease], Any] = "raise",
-        label: str = "",
-        release: Literal["now", "commit"] = "now",
-        template: str = "",
+        on_busy: Literal["raise"] = "raise",
+        **options: Unpack[LockOptions],
     ) -> Lock: ...
+
+    @overload
+    def __call__(
+        self, key: str = "", callback: None = None, /, *, on_busy: Literal["skip"], **options: Unpack[LockOptions]
+    ) -> Lock[Skipped]: ...
+
+    @overload
+    def __call__(
+        self,
+        key: str = "",
+        callback: None = None,
+        /,
+        *,
+        on_busy: Callable[[LockBusy], Any],
+        **options: Unpack[LockOptions],
+    ) -> Lock[Any]: ...
 
     @overload
     def __call__(
@@ -91,17 +116,31 @@ class Locksmith(SingleFlight):
         callback: Callable[[Callable[[], Awaitable[bool]]], Coroutine[Any, Any, T]],
         /,
         *,
-        timeout: conf.Seconds | Unset = UNSET,
-        blocking: bool | Unset = UNSET,
-        blocking_timeout: conf.Seconds | Unset | None = UNSET,
-        renew: bool | Unset = UNSET,
-        max_hold: conf.Seconds | Unset | None = UNSET,
-        on_busy: Literal["raise", "skip"] | Callable[[LockBusy], Any] = "raise",
-        on_lost: Literal["raise", "log"] | Callable[[Lease], Any] = "raise",
-        label: str = "",
-        release: Literal["now", "commit"] = "now",
-        template: str = "",
+        on_busy: Literal["raise"] = "raise",
+        **options: Unpack[LockOptions],
     ) -> Coroutine[Any, Any, T]: ...
+
+    @overload
+    def __call__(
+        self,
+        key: str,
+        callback: Callable[[Callable[[], Awaitable[bool]]], Coroutine[Any, Any, T]],
+        /,
+        *,
+        on_busy: Literal["skip"],
+        **options: Unpack[LockOptions],
+    ) -> Coroutine[Any, Any, T | Skipped]: ...
+
+    @overload
+    def __call__(
+        self,
+        key: str,
+        callback: Callable[[Callable[[], Awaitable[bool]]], Coroutine[Any, Any, T]],
+        /,
+        *,
+        on_busy: Callable[[LockBusy], Any],
+        **options: Unpack[LockOptions],
+    ) -> Coroutine[Any, Any, T | Any]: ...
 
     @overload
     def __call__(
@@ -110,17 +149,31 @@ class Locksmith(SingleFlight):
         callback: Callable[[Callable[[], bool]], T],
         /,
         *,
-        timeout: conf.Seconds | Unset = UNSET,
-        blocking: bool | Unset = UNSET,
-        blocking_timeout: conf.Seconds | Unset | None = UNSET,
-        renew: bool | Unset = UNSET,
-        max_hold: conf.Seconds | Unset | None = UNSET,
-        on_busy: Literal["raise", "skip"] | Callable[[LockBusy], Any] = "raise",
-        on_lost: Literal["raise", "log"] | Callable[[Lease], Any] = "raise",
-        label: str = "",
-        release: Literal["now", "commit"] = "now",
-        template: str = "",
+        on_busy: Literal["raise"] = "raise",
+        **options: Unpack[LockOptions],
     ) -> T: ...
+
+    @overload
+    def __call__(
+        self,
+        key: str,
+        callback: Callable[[Callable[[], bool]], T],
+        /,
+        *,
+        on_busy: Literal["skip"],
+        **options: Unpack[LockOptions],
+    ) -> T | Skipped: ...
+
+    @overload
+    def __call__(
+        self,
+        key: str,
+        callback: Callable[[Callable[[], bool]], T],
+        /,
+        *,
+        on_busy: Callable[[LockBusy], Any],
+        **options: Unpack[LockOptions],
+    ) -> T | Any: ...
 
     def __call__(
         self,
@@ -247,7 +300,7 @@ class Locksmith(SingleFlight):
         return await self._clear(self.runtime().loop(), locks, pattern)
 
     async def _clear(self, context: Context, locks: Collection[LockInfo | str], pattern: str | None) -> list[LockInfo]:
-        seen = [] if pattern is None else await self._locks(context, pattern)
+        seen = dict.fromkeys([] if pattern is None else await self._locks(context, pattern))
         for lock in locks:
             if not isinstance(lock, (str, LockInfo)):
                 raise TypeError(f"clear takes keys and LockInfos, not {lock!r}")
@@ -255,8 +308,8 @@ class Locksmith(SingleFlight):
                 info = await self._info(context, lock)
             else:
                 info = replace(lock, key=check_key(lock.key))
-            if info is not None and info not in seen:
-                seen.append(info)
+            if info is not None:
+                seen.setdefault(info)
         cleared = []
         for info in seen:
             # Between two holders there is nobody to take it from.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
@@ -14,6 +14,7 @@ from ..policy.flight_outcomes import MISSING
 from ..policy.sync_bridge import run_sync
 from . import blocks
 from .cached_values import LoopValues, ThreadValues, cache_seconds, check_value_key
+from .computed import Computed, computed
 from .flight_calls import call_of, flight_name, obtain
 from .flight_options import plan_of
 from .functions import dotted_name, is_async
@@ -21,9 +22,9 @@ from .key_templates import key_maker
 from .stable_texts import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Unpack
 
     from ..runtime.runtime import Runtime
     from .flight_options import FlightOptions
@@ -32,29 +33,10 @@ logger = logging.getLogger("django_locksmith.flight")
 
 T = TypeVar("T")
 P = ParamSpec("P")
-R = TypeVar("R", covariant=True)
+R = TypeVar("R")
 
 CacheSeconds = Any
 """A cache timeout as Django takes it: seconds, `None` = for ever, `DEFAULT_TIMEOUT` (an object without a type)."""
-
-
-class Computed(Protocol[P, R]):
-    """A function decorated with `single_flight`."""
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The value."""
-
-    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Delete the value of the call with these arguments, as `locksmith.invalidate` does."""
-
-    def ainvalidate(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, None]:
-        """As `invalidate`."""
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> Self: ...
-
-    @overload
-    def __get__(self, instance: object, owner: type) -> Callable[..., R]: ...
 
 
 class SingleFlight:
@@ -298,7 +280,7 @@ class SingleFlight:
                 """As `invalidate`."""
                 await self.ainvalidate(make_key(args, kwargs), version, cache=cache)
 
-            decorated.invalidate, decorated.ainvalidate = invalidate, ainvalidate
-            return decorated  # type: ignore[no-any-return]  # of functions, types cannot say that they have attributes
+            result: Computed[P, R] = computed(decorated, invalidate, ainvalidate)
+            return result
 
         return decorate

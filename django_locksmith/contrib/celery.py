@@ -14,7 +14,7 @@ import logging
 import random
 import time
 from functools import cached_property, partial, wraps
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypedDict, TypeVar, overload
 
 from celery import Task, current_task
 from celery.exceptions import Ignore, Reject, Retry
@@ -33,6 +33,8 @@ from .celery_checks import check_visibility_timeout
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from typing_extensions import Unpack
+
     from ..api.lease import Lease
     from ..exceptions import LockBusy
 
@@ -41,6 +43,8 @@ __all__ = ["lock_task"]
 logger = logging.getLogger("django_locksmith.celery")
 
 F = TypeVar("F", bound="Callable[..., Any]")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 HEADER = "locksmith_busy"
 """The header of a message that was sent again: since when its lock is busy (Unix time), and how many retries the task
@@ -53,6 +57,37 @@ _SPREAD = 0.25
 _USUALLY_VISIBLE = 3600.0
 """Seconds after which a broker delivers again what was not acknowledged, where nothing else is said."""
 _DAY = 86400.0
+
+
+class _TaskOptions(TypedDict, total=False):  # as `lock_task` has them
+    timeout: conf.Seconds | Unset
+    blocking: bool | Unset
+    blocking_timeout: conf.Seconds | Unset | None
+    renew: bool | Unset
+    max_hold: conf.Seconds | Unset | None
+    busy_for: conf.Seconds | None
+    countdown: conf.Seconds | None
+    on_lost: Literal["raise", "log"] | Callable[[Lease], Any]
+    label: str
+    release: Literal["now", "commit"]
+    template: str
+    service: Locksmith
+
+
+@overload
+def lock_task(
+    key: str = "", /, *, on_busy: Literal["skip"], **options: Unpack[_TaskOptions]
+) -> Callable[[Callable[P, R]], Callable[P, R | Skipped]]: ...
+
+
+@overload
+def lock_task(
+    key: str = "",
+    /,
+    *,
+    on_busy: Literal["retry", "raise"] | Callable[[LockBusy], Any] = "retry",
+    **options: Unpack[_TaskOptions],
+) -> Callable[[F], F]: ...
 
 
 def lock_task(
@@ -72,7 +107,7 @@ def lock_task(
     release: Literal["now", "commit"] = "now",
     template: str = "",
     service: Locksmith = locksmith,
-) -> Callable[[F], F]:
+) -> Any:
     """Decorate the function of a Celery task, below `@shared_task`: each run of the task holds the lock.
 
     Where there is no message to send again (the function called directly, `apply()`, `task_always_eager`), "retry" is

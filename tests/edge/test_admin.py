@@ -25,7 +25,8 @@ from django.utils.html import strip_tags
 
 from django_locksmith import LockInfo, Locksmith, LockUnavailable, locksmith, signals
 from django_locksmith.admin import LockAdmin
-from django_locksmith.admin_page.lock_list import HeldLock, LockList, Row, duration
+from django_locksmith.admin_page.lock_list import HeldLock, LockList, Row
+from django_locksmith.formatting import duration
 from django_locksmith.models import Lock
 from django_locksmith.records import Holder
 from django_locksmith.tokens import HANDED_OVER

@@ -12,7 +12,7 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from django_locksmith import Holder, LockInfo, locksmith
 from django_locksmith.management import common
 from django_locksmith.tokens import HANDED_OVER
 from tests.helpers import ROOT
+from tests.helpers.callers import in_thread
 from tests.helpers.servers import poll
 from tests.helpers.warm import Warm
 
@@ -92,7 +93,7 @@ def test_list(valkey: Deployment) -> None:
         assert (row[0], row[2], row[5], row[6]) == (key, label, str(lease.fence), "0")
         assert row[1].endswith(place)
         assert row[3].endswith(" s")
-        assert lease.timeout - 10 < float(row[4].removesuffix(" s")) <= lease.timeout
+        assert row[4] in {30: ("30 s", "29 s"), 300: ("5 min 0 s", "4 min 59 s")}[lease.timeout]
     columns = {(line.index(place), line.rindex("  0")) for line in out.splitlines()[1:]}
     assert len(columns) == 1
     assert err == ""
@@ -268,9 +269,64 @@ def test_watch_at_a_terminal(valkey: Deployment) -> None:
     os.close(theirs)
     screen = seen.split(b"\x1b[H\x1b[J")[1].decode().split("\r\n")
     assert len(screen) == 6
-    assert screen[1] == ""
+    assert screen[1].startswith("(no room for ")
     assert screen[3].startswith("key:0  ")
     assert max(map(len, screen)) == 40
+
+
+def at_a_terminal(url: str, *arguments: str, columns: int) -> list[str]:
+    """What a terminal of this width shows of a command."""
+    ours, theirs = pty.openpty()
+    environment = {"DJANGO_SETTINGS_MODULE": "tests.helpers.run_settings", "REDIS_URL": url, "COLUMNS": str(columns)}
+    command = [sys.executable, "-m", "django", *arguments]
+    process = subprocess.Popen(command, env={**os.environ, **environment}, cwd=DOCS.parent.parent, stdout=theirs)
+    os.close(theirs)
+    seen = b""
+    with suppress(OSError):  # so ends a terminal that nobody writes to any more
+        while data := os.read(ours, 10_000):
+            seen += data
+    os.close(ours)
+    assert process.wait(30) == 0
+    return seen.decode().splitlines()
+
+
+@pytest.mark.parametrize("columns", [30, 40, 60, 80, 100, 120, 160, 200])
+def test_list_fits_the_terminal(valkey: Deployment, columns: int) -> None:
+    """No line is longer than the terminal; keys, their ends and waiters are always there; what is missing is named."""
+    hold("report:" + "x" * 60 + ":42", label="a long label of a nightly job " * 2)
+    hold("東京" * 30)
+    titles, *rows = at_a_terminal(valkey.server.url, LIST, columns=columns)
+    for line in (titles, *rows):
+        assert sum(2 if ord(letter) > 0x2000 else 1 for letter in line) <= columns, line
+    wanted = ["KEY", "HOLDER", "LABEL", "HELD FOR", "TIME LEFT", "FENCE", "WAITERS"]
+    missing = [title for title in wanted if title not in titles]
+    assert titles.split()[0] == "KEY"
+    assert titles.split()[-1] == "WAITERS"
+    assert all(title in rows[-1] for title in missing) or columns < 60
+    assert [row.split()[-1] for row in rows[:2]] == ["0", "0"]
+    assert rows[0].startswith("report:")
+    if columns > 30:
+        assert ":42 " in rows[0].split("  ")[0] + " "
+    assert bool(missing) == (columns < 110), (columns, titles)
+
+
+@pytest.mark.parametrize(("order", "keys"), [("key", "abc"), ("held", "cab"), ("left", "bca")])
+def test_list_sorted(valkey: Deployment, order: str, keys: str) -> None:
+    """--sort brings to the top what is oldest, or what ends first."""
+    for key, timeout in {"c": 300, "a": 400, "b": 30}.items():
+        hold(key, timeout=timeout)
+    assert listed("--sort", order) == list(keys)
+
+
+def test_list_sorted_by_waiters(valkey: Deployment) -> None:
+    """--sort waiters brings to the top what most wait for."""
+    a, b, c = (hold(key) for key in "abc")
+    waiter = in_thread(locksmith("b", blocking_timeout=30).take)
+    poll(lambda: (info := locksmith.info("b")) and info.waiters == 1)
+    assert listed("--sort", "waiters") == ["b", "a", "c"]
+    for lease in (a, b, c):
+        lease.release()
+    waiter.result(30).release()
 
 
 def test_watch_into_a_pipe_that_closes(valkey: Deployment, warm: Warm) -> None:
@@ -322,7 +378,8 @@ def test_lock_of_other_software(valkey: Deployment) -> None:
         client.set("__locksmith:a", f"theirs{NASTY}", nx=True)
     info = LockInfo("a", Holder(f"theirs{NASTY}"), held_for=None, remaining=None, fence=None, waiters=0)
     assert locksmith.info("a") == info
-    assert run(CLEAR, "a", "--yes")[0] == "a  held by (set by other software), 0 waiting\n1 lock cleared.\n"
+    first, *_, last = run(CLEAR, "a", "--yes")[0].splitlines()
+    assert (first, last) == ("a  held by (set by other software), never ends, 0 waiting", "1 lock cleared.")
     assert locksmith.info("a") is None
 
 
@@ -332,7 +389,9 @@ def test_lock_between_two_holders(valkey: Deployment) -> None:
         client.set("__locksmith:a", HANDED_OVER, px=20_000)
     said, out = ends(3, CLEAR, "a", "--yes")
     assert said.endswith("in other hands meanwhile: a")
-    assert out == "a  held by (being handed over), 0 waiting\n0 locks cleared.\n"
+    first, *_, last = out.splitlines()
+    assert re.fullmatch(r"a  held by \(being handed over\), (20|19) s left, 0 waiting", first)
+    assert last == "0 locks cleared."
 
 
 # ---- clear
@@ -358,8 +417,12 @@ def test_clear(valkey: Deployment, arguments: list[str], left: list[str]) -> Non
     out, _ = run(CLEAR, *arguments, "--yes")
     cleared = [lease.key for lease in leases if lease.key not in left]
     assert held_now() == left
-    assert [line.split("  ")[0] for line in out.splitlines()[:-1]] == cleared
-    assert out.splitlines()[-1] == ("1 lock cleared." if len(cleared) == 1 else f"{len(cleared)} locks cleared.")
+    *lines, warning, last = out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == cleared
+    for line, key in zip(lines, cleared, strict=True):
+        assert re.search(rf":MainThread \(label of {key}\) for 0\.\d s, (2 min 0 s|1 min 59 s) left, 0 waiting$", line)
+    assert "is not stopped" in warning
+    assert last == ("1 lock cleared." if len(cleared) == 1 else f"{len(cleared)} locks cleared.")
 
 
 def test_clear_by_token(valkey: Deployment) -> None:

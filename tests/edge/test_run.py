@@ -143,7 +143,8 @@ def test_exit_codes(valkey: Deployment, start: Start) -> None:
         (2, "'soon' is not a number of seconds", [url, "f", "--wait", "soon", "--", "true"]),
         (2, "'256' is not an exit code", [url, "f", "--busy-exit-code", "256", "--", "true"]),
         (2, "timeout must be from 0.001 s", [url, "f", "--timeout", "0", "--", "true"]),
-        (2, "max_hold (1 s) is shorter than timeout", [url, "f", "--max-hold", "1", "--", "true"]),
+        (2, "max_hold (1 s) is shorter than timeout", [url, "f", "--max-hold", "1", "--timeout", "2", "--", "true"]),
+        (0, "say --timeout, a shorter one still", [url, "f", "--max-hold", "1", "--", "true"]),
         (69, "Redis gave no answer", [nowhere, "g", "--", "true"]),
         (75, "The lock busy is held by ", [url, "busy", "--", "true"]),
         (9, "The lock busy is held by ", [url, "busy", "--busy-exit-code", "9", "--", "true"]),
@@ -348,6 +349,19 @@ def test_terminal(valkey: Deployment, start: Start) -> None:
         assert process.wait(30) == 7
     os.close(ours)
     os.close(theirs)
+
+
+def test_terminal_that_is_closed(valkey: Deployment) -> None:
+    """With its terminal ends a command that takes the signal of that for something else, as servers do."""
+    ours, theirs = pty.openpty()
+    at_it = ("sh", "-c", f'exec "$@" <{os.ttyname(theirs)} >{os.ttyname(theirs)} 2>&1', "sh")
+    script = 'trap "true" HUP; echo here; while :; do sleep 0.05; done'
+    with cold(valkey.server.url, "a", "--", "sh", "-c", script, before=at_it, start_new_session=True) as process:
+        read_until(ours, b"here")
+        os.close(theirs)
+        os.close(ours)
+        assert process.wait(30) == 143
+    assert not valkey.left_behind()
 
 
 # ---- the end of the lease

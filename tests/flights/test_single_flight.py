@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from asgiref.sync import iscoroutinefunction
 from django.core.cache import cache
 
 from django_locksmith import LockReentered, Locksmith, PopulateFailed, RetryLater, locksmith, single_flight
@@ -148,11 +149,32 @@ def test_decorated_invalidate(valkey: Deployment) -> None:
 
 
 def test_invalidate_of_a_method(valkey: Deployment) -> None:
-    """That of a method takes the object first."""
+    """That of a method knows the object it is called on; that of the class takes it first, also of class methods."""
     one = Report(1)
-    one.total(year=7)
-    Report.total.invalidate(one, year=7)  # type: ignore[attr-defined]
-    assert cache.get("report:1:7") is None
+    for forget in (lambda: Report.total.invalidate(one, year=7), lambda: one.total.invalidate(year=7)):
+        one.total(year=7)
+        assert cache.get("report:1:7") == 7
+        forget()
+        assert cache.get("report:1:7") is None
+    asyncio.run(one.async_total())
+    asyncio.run(one.async_total.ainvalidate())
+    assert cache.get("report:1:async") is None
+    Report.make(3), Report.check(4)
+    Report.make.invalidate(Report, 3)  # type: ignore[call-arg, arg-type]  # of a class method, the types do not know
+    Report.check.invalidate(4)
+    assert (cache.get("report:class:3"), cache.get("report:static:4")) == (None, None)
+
+
+def test_methods_look_like_themselves(valkey: Deployment) -> None:
+    """A decorated method has its name, its text and its signature, is async if it was, and is called by its class."""
+    one = Report(1)
+    assert (one.total.__name__, Report.total.__qualname__) == ("total", "Report.total")
+    assert list(inspect.signature(one.total).parameters) == ["year"]
+    assert list(inspect.signature(Report.total).parameters) == ["self", "year"]
+    assert iscoroutinefunction(one.async_total)
+    assert iscoroutinefunction(Report.async_total)
+    assert not iscoroutinefunction(one.total)
+    assert Report.total(one, 3) == 3
 
 
 def test_options_are_those_of_get_or_set(valkey: Deployment) -> None:

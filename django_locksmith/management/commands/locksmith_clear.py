@@ -12,7 +12,7 @@ from django.core.management.base import CommandError
 
 from django_locksmith import LockUnavailable, locksmith
 
-from ...formatting import describe, printable
+from ...formatting import describe, duration, printable
 from .. import common
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from django_locksmith import LockInfo
 
 logger = logging.getLogger("django_locksmith.clear")
+
+_STILL_AT_WORK = "Whoever holds them is not stopped, and learns of it at the next renewal, extension or release."
 
 
 class Command(common.Command):
@@ -59,10 +61,11 @@ class Command(common.Command):
             if not locks:
                 raise CommandError("None of these locks is held.")
             for lock in locks:
-                self.stdout.write(f"{printable(lock.key)}  held by {describe(lock)}, {lock.waiters} waiting")
+                self.stdout.write(_line(lock))
             if options["dry_run"]:
                 self.stdout.write(f"{common.count(locks)} would be cleared.")
                 return
+            self.stdout.write(_STILL_AT_WORK)
             if not options["yes"]:
                 self._ask(locks)
             for lock in locks:
@@ -89,7 +92,8 @@ class Command(common.Command):
             raise CommandError("Nothing was cleared.")
 
     def _name_the_others(self, locks: list[LockInfo], cleared: list[LockInfo]) -> None:
-        left = [lock for lock in locks if lock not in cleared]
+        done = {lock.key for lock in cleared}
+        left = [lock for lock in locks if lock.key not in done]
         if left:
             names = ", ".join(printable(lock.key) for lock in left)
             raise CommandError(f"Not cleared, because released or in other hands meanwhile: {names}", returncode=3)
@@ -121,6 +125,13 @@ def _find(options: dict[str, Any]) -> list[LockInfo]:
 
 def _has(lock: LockInfo, token: str) -> bool:
     return lock.holder is not None and token in (lock.holder.token, lock.holder.token.partition("|")[0])
+
+
+def _line(lock: LockInfo) -> str:
+    label = f" ({printable(lock.holder.label)})" if lock.holder and lock.holder.label else ""
+    age = "" if lock.held_for is None else f" for {duration(lock.held_for)}"
+    left = "never ends" if lock.remaining is None else f"{duration(lock.remaining)} left"
+    return f"{printable(lock.key)}  held by {describe(lock)}{label}{age}, {left}, {lock.waiters} waiting"
 
 
 def _log(lock: LockInfo) -> None:

@@ -7,22 +7,29 @@ import os
 import shutil
 import sys
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.core.management.base import CommandError
 
-from django_locksmith import LockUnavailable, locksmith
+from django_locksmith import LockInfo, LockUnavailable, locksmith
 
-from ...formatting import describe, printable, table
 from .. import common
+from ..lock_table import table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from django.core.management.base import CommandParser
 
-    from django_locksmith import LockInfo
-
-_TITLES = ("KEY", "HOLDER", "LABEL", "HELD FOR", "TIME LEFT", "FENCE", "WAITERS")
 _CLEAR_SCREEN = "\x1b[H\x1b[J"
+_ORDERS: dict[str, Callable[[LockInfo], Any]] = {
+    "key": lambda lock: lock.key,
+    "held": lambda lock: inf if lock.held_for is None else -lock.held_for,
+    "left": lambda lock: inf if lock.remaining is None else lock.remaining,
+    "waiters": lambda lock: -lock.waiters,
+}
+"""What `--sort` sorts by; those that are alike by their keys."""
 
 
 class Command(common.Command):
@@ -43,6 +50,13 @@ class Command(common.Command):
             type=common.seconds,
             metavar="SECONDS",
             help="only locks that have been held for so long; not those of which that is unknown",
+        )
+        parser.add_argument(
+            "--sort",
+            choices=_ORDERS,
+            default="key",
+            help="what comes first: the smallest key (default), what has been held for the longest, what has the least"
+            " time left, or what most others wait for",
         )
         form = parser.add_mutually_exclusive_group()
         form.add_argument("--json", action="store_true", help="print a JSON list instead of a table; times in seconds")
@@ -65,11 +79,15 @@ class Command(common.Command):
         except LockUnavailable as error:
             raise CommandError(f"The locks cannot be listed: {error}", returncode=common.UNAVAILABLE) from error
         if locks or options["json"] or options["count"]:
-            self.stdout.write(_text(locks, options, indent=2))
+            self.stdout.write("\n".join(filter(None, _text(locks, options, self._width(), indent=2))))
         elif not options["fail_if_any"]:
             self.stderr.write(_nothing(options))
         if locks and options["fail_if_any"]:
             raise CommandError(f"{common.count(locks)} held.")
+
+    def _width(self) -> int | None:
+        """That of the terminal; in a file or a pipe, nobody knows."""
+        return shutil.get_terminal_size().columns if self.stdout.isatty() else None
 
     def _watch(self, options: dict[str, Any]) -> None:
         if options["watch"] <= 0:
@@ -89,16 +107,16 @@ class Command(common.Command):
         plain, terminal = options["json"] or options["count"], self.stdout.isatty()
         try:
             locks = _find(options)
-            text = _text(locks, options) if locks or plain else _nothing(options)
+            text, note = _text(locks, options, self._width()) if locks or plain else (_nothing(options), "")
         except LockUnavailable as error:
-            text = f"The locks cannot be listed, trying again: {error}"
+            text, note = f"The locks cannot be listed, trying again: {error}", ""
             if plain or not terminal:
                 self.stderr.write(f"{now}  {text}")
                 return
         if plain:
             self.stdout.write(text)
         elif terminal:
-            self.stdout.write(_CLEAR_SCREEN + _fitted(f"{now}\n\n{text}"), ending="")
+            self.stdout.write(_CLEAR_SCREEN + _fitted(f"{now}\n{note}\n{text}"), ending="")
         else:
             self.stdout.write(f"{now}\n{text}\n")
         self.stdout.flush()
@@ -107,15 +125,19 @@ class Command(common.Command):
 def _find(options: dict[str, Any]) -> list[LockInfo]:
     locks = common.owned_by(locksmith.locks(options["pattern"]), options["owner"])
     oldest = options["older_than"]
-    return [lock for lock in locks if oldest is None or (lock.held_for is not None and lock.held_for >= oldest)]
+    old = [lock for lock in locks if oldest is None or (lock.held_for is not None and lock.held_for >= oldest)]
+    return sorted(old, key=_ORDERS[options["sort"]])
 
 
-def _text(locks: list[LockInfo], options: dict[str, Any], indent: int | None = None) -> str:
+def _text(
+    locks: list[LockInfo], options: dict[str, Any], width: int | None, indent: int | None = None
+) -> tuple[str, str]:
+    """The list, and what it leaves out."""
     if options["count"]:
-        return str(len(locks))
+        return str(len(locks)), ""
     if options["json"]:
-        return json.dumps([lock.as_dict() for lock in locks], indent=indent)
-    return table([_TITLES, *map(_row, locks)])
+        return json.dumps([lock.as_dict() for lock in locks], indent=indent), ""
+    return table(locks, width)
 
 
 def _nothing(options: dict[str, Any]) -> str:
@@ -132,16 +154,3 @@ def _fitted(text: str) -> str:
         hidden = len(lines) - height + 1
         lines[height - 1 :] = [f"and {hidden} more"]
     return "\n".join(lines)
-
-
-def _row(lock: LockInfo) -> tuple[str, ...]:
-    holder = lock.holder
-    return (
-        printable(lock.key),
-        describe(lock),
-        printable(holder.label) if holder else "",
-        "" if lock.held_for is None else f"{lock.held_for:.1f} s",
-        "never ends" if lock.remaining is None else f"{lock.remaining:.1f} s",
-        "" if lock.fence is None else str(lock.fence),
-        str(lock.waiters),
-    )

@@ -115,6 +115,14 @@ class Command(common.Command):
             for supervised in wards:  # if there is none yet, it will find out by itself
                 supervised.lost()
 
+        times = {name: options[name] for name in ("timeout", "max_hold") if options[name] is not None}
+        usual = locksmith.settings.timeout
+        if "timeout" not in times and usual > times.get("max_hold", usual) > 0:
+            times["timeout"] = times["max_hold"]
+            self.stderr.write(
+                f"LOCKSMITH['TIMEOUT'] ({usual:g} s) is longer than --max-hold: the lease is {times['max_hold']:g} s;"
+                " say --timeout, a shorter one still, to have it so without this warning."
+            )
         try:
             lock = locksmith(
                 key,
@@ -122,7 +130,7 @@ class Command(common.Command):
                 renew=True,
                 on_lost=on_lost,
                 label=options["label"] or _label(command),
-                **{name: options[name] for name in ("timeout", "max_hold") if options[name] is not None},
+                **times,
             )
         except (TypeError, ValueError) as error:
             raise CommandError(str(error), returncode=2) from error
@@ -217,6 +225,7 @@ class _Signals:
     """What becomes of signals: they end the wait for the lock; then they are the command's."""
 
     def __init__(self) -> None:
+        self._at_terminal = _has_terminal()
         self._waiting = True
         self._early: list[int] = []
         self._ward: SupervisedCommand | None = None
@@ -248,11 +257,23 @@ class _Signals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._ward is not None:
             self._ward.signal(number)
+            if number == signal.SIGHUP and self._at_terminal and not _has_terminal():
+                # Nobody is left to see it or to end it. A server takes the signal for the wish to load anew.
+                self._ward.signal(signal.SIGTERM)
         elif not self._waiting:
             self._early.append(number)
         elif number not in (signal.SIGUSR1, signal.SIGUSR2):  # these mean something to the command only
             self._waiting = False  # once is enough: what is cleaned up now is not to be interrupted
             raise _Interrupted(number)
+
+
+def _has_terminal() -> bool:
+    """Does this process belong to a terminal, which may have gone meanwhile?"""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _release_if_held(lock: Lock) -> None:

@@ -107,7 +107,8 @@ class Command(BaseCommand):
     def handle(
         self, *args: Any, page: bool, port: int, processes: int, threads: int, rate: int, **options: Any
     ) -> None:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        for ending in (signal.SIGTERM, signal.SIGHUP):  # the second: its terminal has been closed
+            signal.signal(ending, lambda number, frame: sys.exit(128 + number))
         try:
             sys.stderr.write(f"Starting {processes} servers for {processes * threads} visitors ...\n")
             with _everything(processes, threads, rate, port if page else None) as url:
