@@ -14,7 +14,8 @@ Busy, lost and unavailable are never one another.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import LockError, LockNotOwnedError
@@ -202,13 +203,24 @@ class RetryLater(LocksmithError):
 
     Raise it in the function that computes, for example with the `Retry-After` of an HTTP 429: nobody in the fleet calls
     it again before. Callers get the old value, if `stale` kept one, or this error with the `seconds` that are left.
+
+    Args:
+        seconds: how long, up to a year; or the text of a `Retry-After` header: seconds, or a date (RFC 9110, 10.2.3).
+            A date that is past is 0 seconds, and what is longer than a year is a year, in such a text.
+
+    Raises:
+        TypeError, ValueError: for what is neither.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float | timedelta | str) -> None:
+        if isinstance(seconds, str):
+            seconds = _seconds_of_header(seconds)
         if isinstance(seconds, timedelta):
             seconds = seconds.total_seconds()
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-            raise TypeError(f"RetryLater takes seconds (int, float or timedelta), not {seconds!r}")
+            raise TypeError(
+                f"RetryLater takes seconds (int, float, timedelta) or the text of a Retry-After header, not {seconds!r}"
+            )
         if not 0 <= seconds <= _LONGEST_PAUSE:
             raise ValueError(f"RetryLater takes from 0 to {_LONGEST_PAUSE} seconds, not {seconds!r}")
         self.seconds = float(seconds)
@@ -217,6 +229,24 @@ class RetryLater(LocksmithError):
 
     def _given(self) -> tuple[object, ...]:
         return (self.seconds,)
+
+
+def _seconds_of_header(text: str) -> float:
+    stripped = text.strip()
+    if stripped.isascii() and stripped.isdigit():
+        return float(min(int(stripped[:20]), _LONGEST_PAUSE))
+    try:
+        date = parsedate_to_datetime(stripped)
+    except (
+        TypeError,
+        ValueError,
+        IndexError,
+        OverflowError,
+    ) as error:  # Python 3.10 does not turn all that it meets into one kind
+        raise ValueError(f"RetryLater takes a header that says seconds or a date, not {text[:100]!r}") from error
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=timezone.utc)
+    return min(max(0.0, (date - datetime.now(timezone.utc)).total_seconds()), float(_LONGEST_PAUSE))
 
 
 class ServerTrouble(Exception):

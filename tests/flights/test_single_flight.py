@@ -9,7 +9,8 @@ import inspect
 import math
 import pickle
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -337,14 +338,18 @@ def test_unknown_cache(valkey: Deployment) -> None:
 @pytest.mark.parametrize(
     ("seconds", "error"),
     [
-        *NOT_SECONDS,
+        *[(seconds, error) for seconds, error in NOT_SECONDS if not isinstance(seconds, str)],
         (None, TypeError),
         *[(seconds, ValueError) for seconds in (-1, -0.001, math.inf, timedelta(seconds=-1), 400 * 86400)],
+        *[
+            (text, ValueError)
+            for text in ("", "soon", "-1", "1.5", "٣", "Fri, 31 Feb 2026 13:00:00 GMT", "Fri, 1" * 99)
+        ],
     ],
     ids=str,
 )
 def test_retry_later_checks_its_seconds(seconds: Any, error: type[Exception]) -> None:
-    """RetryLater takes seconds that make sense, up to a year."""
+    """RetryLater takes seconds that make sense, up to a year, and says so."""
     with pytest.raises(error, match="RetryLater takes"):
         RetryLater(seconds)
 
@@ -355,6 +360,27 @@ def test_retry_later_takes_seconds(seconds: Any) -> None:
     expected = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
     assert RetryLater(seconds).seconds == expected
     assert isinstance(RetryLater(seconds).seconds, float)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("120", 120),
+        (" 0 ", 0),
+        ("9" * 5000, 365 * 86400),
+        (lambda now: format_datetime(now + timedelta(seconds=90), usegmt=True), 90),
+        (lambda now: format_datetime((now + timedelta(seconds=90)).astimezone(timezone(timedelta(hours=5)))), 90),
+        (lambda now: (now + timedelta(seconds=90)).strftime("%A, %d-%b-%y %H:%M:%S GMT"), 90),
+        (lambda now: (now + timedelta(seconds=90)).strftime("%a %b %d %H:%M:%S %Y"), 90),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 365 * 86400),
+    ],
+)
+def test_retry_later_takes_headers(text: Any, seconds: float) -> None:
+    """The text of a Retry-After header says seconds, or a date in one of the three forms that HTTP knows."""
+    if callable(text):
+        text = text(datetime.now(timezone.utc))
+    assert seconds - 5 <= RetryLater(text).seconds <= seconds
 
 
 @pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy])
