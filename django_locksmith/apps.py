@@ -7,7 +7,7 @@ from django.apps import AppConfig
 
 class LocksmithConfig(AppConfig):
     name = "django_locksmith"
-    verbose_name = "Locks"
+    verbose_name = "Locksmith"
 
     def ready(self) -> None:
         from .checks import register_checks

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from .records import LockInfo
 
 _LONGEST = 300
-_HEAD, _TAIL = 200, 60
 
 
 def describe(lock: LockInfo) -> str:
@@ -29,11 +28,11 @@ def printable(text: str) -> str:
     return text if text and text.isprintable() and text == text.strip() else repr(text)
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, longest: int = _LONGEST) -> str:
     """Its two ends, if it is too long to be looked at."""
-    if len(text) <= _LONGEST:
+    if len(text) <= longest:
         return text
-    return f"{text[:_HEAD]} … {text[-_TAIL:]}"
+    return f"{text[: 2 * longest // 3]} … {text[-longest // 5 :]}"
 
 
 def duration(seconds: float) -> str:

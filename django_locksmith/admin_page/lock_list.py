@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from django.db.models import TextChoices
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from django_locksmith import LockInfo, Locksmith
 
+LONGEST = 72
+"""Letters of a key, a holder or a label in the list; the whole of it is what one sees when one points at it."""
 SOON = 10
 """Seconds before the end of a lease from which on it is called running out, if less than a third of it is left, too."""
 
@@ -36,6 +39,24 @@ class State(TextChoices):
     HANDED_OVER = "handed-over", _("being handed over")
     FOREIGN = "foreign", _("set by other software")
     ENDLESS = "endless", _("never expires")
+
+
+class Order(TextChoices):
+    """What comes first."""
+
+    KEY = "key", _("By key")
+    HELD = "held", _("Oldest first")
+    LEFT = "left", _("Ending soonest")
+    WAITERS = "waiters", _("Most waited for")
+
+
+def _place(order: str, lock: LockInfo) -> float:
+    """What the locks are sorted by, before their keys."""
+    if order == Order.HELD:
+        return inf if lock.held_for is None else -lock.held_for
+    if order == Order.LEFT:
+        return inf if lock.remaining is None else lock.remaining
+    return -lock.waiters if order == Order.WAITERS else 0
 
 
 class HeldLock(NamedTuple):
@@ -71,7 +92,11 @@ class Row:
 
     @cached_property
     def key(self) -> str:
-        return shortened(printable(self.info.key))
+        return printable(self.info.key)
+
+    @cached_property
+    def short_key(self) -> str:
+        return shortened(self.key, LONGEST)
 
     @cached_property
     def host(self) -> str:
@@ -82,14 +107,16 @@ class Row:
     def holder(self) -> str:
         """Empty if it is not one of ours."""
         holder = self.info.holder
-        return shortened(printable(f"{holder.host}:{holder.pid}:{holder.thread}")) if holder and holder.host else ""
+        if not holder or not holder.host:
+            return ""
+        return shortened(printable(f"{holder.host}:{holder.pid}:{holder.thread}"), LONGEST)
 
     @cached_property
     def label(self) -> str:
         """What the holder calls itself; of other software, what it has put into Redis."""
         holder = self.info.holder
         text = "" if holder is None else holder.label if holder.host else holder.token
-        return shortened(printable(text)) if text else ""
+        return shortened(printable(text), LONGEST) if text else ""
 
     @cached_property
     def fence(self) -> str:
@@ -136,11 +163,11 @@ class Row:
 
 
 class Choice(NamedTuple):
-    """One line of a filter, and how many locks it would leave."""
+    """One line of a menu; of a filter, also how many locks it would leave."""
 
     value: str
     text: str | _StrPromise
-    number: int
+    number: int | None
     selected: bool
 
 
@@ -155,7 +182,7 @@ class Filter(NamedTuple):
 
 
 class LockList:
-    """The locks that are asked for by the parameters of a page: `q`, `state` and `host`. `rows`: by key.
+    """The locks that are asked for by the parameters of a page: `q`, `state` and `host`. `rows`: as `sort` says.
 
     Raises what `Locksmith.locks()` raises.
     """
@@ -172,7 +199,11 @@ class LockList:
             rows = [row for row in rows if row.speaks_of(self.query)]
         by_host = [row for row in rows if host in ("", row.host)]
         by_state = [row for row in rows if state in ("", row.state)]
-        self.rows = [row for row in by_state if host in ("", row.host)]
+        order = parameters.get("sort", "")
+        self.order = order if order in Order.values else Order.KEY.value
+        asked_for = [row for row in by_state if host in ("", row.host)]
+        self.rows = sorted(asked_for, key=lambda row: _place(self.order, row.info))  # those alike stay by key
+        self.orders = [Choice(each.value, each.label, None, each == self.order) for each in Order]
         self.filters = [
             Filter("state", gettext("State"), gettext("All states"), len(by_host), _states(by_host, state)),
             Filter("host", gettext("Host"), gettext("All hosts"), len(by_state), _hosts(rows, by_state, host)),

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -234,14 +235,42 @@ def test_nothing_to_add_change_or_delete(valkey: Deployment, admin_client: Clien
 
 
 def test_list(valkey: Deployment, admin_client: Client) -> None:
-    """Each lock has a row: key, fence, holder, state, how long held, how long left, waiters. By key."""
-    second, first = hold("b", host="web-2", label="gunicorn", timeout=3600), hold("a", host="web-1", label="x")
+    """Each lock has a row: key, holder, state, how long held, how long left, waiters. By key; the time has its zone."""
+    hold("b", host="web-2", label="gunicorn", timeout=3600), hold("a", host="web-1", label="x")
     page = admin_client.get(LIST)
     one, other = rows(page)
-    assert one.startswith(f"a fence {first.fence} web-1:42:MainThread x held ")
-    assert other.startswith(f"b fence {second.fence} web-2:42:MainThread gunicorn held ")
+    assert one.startswith("a web-1:42:MainThread x held ")
+    assert other.startswith("b web-2:42:MainThread gunicorn held ")
     assert re.search(r"held \d\.\d s 59 min 5\d s 0$", other)
-    assert "2 locks as of " in " ".join(strip_tags(page.content.decode()).split())
+    shown = " ".join(strip_tags(page.content.decode()).split())
+    assert re.search(r"2 locks as of \d\d:\d\d:\d\d CST", shown)
+
+
+@pytest.mark.parametrize(
+    ("sort", "keys"), [("", "abc"), ("key", "abc"), ("held", "cab"), ("left", "bca"), ("waiters", "bac"), ("no", "abc")]
+)
+def test_order(valkey: Deployment, admin_client: Client, sort: str, keys: str) -> None:
+    """By key, or the oldest first, what ends soonest, what most wait for; the menu says which, and links keep it."""
+    for key, timeout in {"c": 300, "a": 400, "b": 30}.items():
+        hold(key, timeout=timeout)
+    with valkey.server.client() as client:
+        client.zadd("__locksmith:<queue>b", {"somebody": time.time() * 1000 + 60_000})
+    page = admin_client.get(LIST, {"sort": sort})
+    assert [row[0] for row in rows(page)] == list(keys)
+    assert f'value="{sort if sort not in ("", "no") else "key"}" data-key=' in page.content.decode()
+    assert re.findall(r'<option value="(key|held|left|waiters)" data-key="\w+" selected>', page.content.decode()) == [
+        sort if sort not in ("", "no") else "key"
+    ]
+
+
+def test_long_keys(valkey: Deployment, admin_client: Client) -> None:
+    """Of a long key the list shows the two ends, and the whole when one points at it; the question shows the whole."""
+    key = f"begin-{'x' * 200}-end"
+    hold(key)
+    page = admin_client.get(LIST)
+    assert rows(page)[0].startswith(f"begin-{'x' * 42} … {'x' * 11}-end ")
+    assert f'<bdi title="{key}">' in page.content.decode()
+    assert key in rows(force(admin_client, boxes(page)))[0]
 
 
 def test_empty_list(valkey: Deployment, admin_client: Client) -> None:
@@ -668,7 +697,7 @@ def test_history(valkey: Deployment, admin_client: Client, staff: Callable[..., 
         force(admin_client, boxes(admin_client.get(LIST)), confirmed="yes")
     latest, first = rows(staff(VIEW).get(HISTORY))
     assert re.fullmatch(
-        r"b [-\d]+ [:\d]+ admin Released by force; it was held by web-1:42:MainThread \(worker\)\.", latest
+        r"b [-\d]+ [:\d]+ CST admin Released by force; it was held by web-1:42:MainThread \(worker\)\.", latest
     )
     assert first.startswith("a ")
 

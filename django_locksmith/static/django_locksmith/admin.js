@@ -77,7 +77,9 @@
     const list = document.getElementById("locksmith-list");
     const within = list.contains(document.activeElement);
     const ticked = ticks().length;
+    const focused = document.activeElement;
     for (const part of [...fresh.body.children]) renew(document.getElementById(part.id), part);
+    if (document.activeElement !== focused && focused.isConnected) focused.focus({ preventScroll: true }); // it moved
     if (within && document.activeElement === document.body) list.focus(); // what had the focus is gone
     if (ticks().length < ticked) say(says.gone);
     else allIsWell();
@@ -110,7 +112,7 @@
       // Which filters are folded is for the user to say.
       if (name !== "open" && old.getAttribute(name) !== value) old.setAttribute(name, value);
     }
-    // Rows keep their order, so an old one that is passed over on the way to the next is gone.
+    // What has a key, as rows have, may have changed its place. What is left over behind the last one is gone.
     let place = old.firstChild;
     for (const child of [...fresh.childNodes]) {
       const match = older(place, child);
@@ -118,9 +120,10 @@
         old.insertBefore(child, place);
         continue;
       }
-      while (place !== match) place = removed(place);
+      if (keyOf(child) === undefined) while (place !== match) place = removed(place);
+      if (match === place) place = match.nextSibling;
+      else old.insertBefore(match, place);
       renew(match, child);
-      place = match.nextSibling;
     }
     while (place) place = removed(place);
   }
@@ -142,7 +145,7 @@
     if (!toggle) return;
     const all = ticks("").length;
     const selected = ticks().length;
-    toggle.hidden = false;
+    toggle.parentElement.hidden = false;
     toggle.checked = all > 0 && selected === all;
     toggle.indeterminate = selected > 0 && selected < all;
     page.querySelector(".action-counter").textContent = says.selected
