@@ -8,6 +8,8 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 from django.urls import reverse
+from django_redis import get_redis_connection
+from redis.exceptions import RedisError
 
 from django_locksmith import LocksmithError, locksmith
 
@@ -40,6 +42,7 @@ SCENES = {
     "unlocked": Scene("unlocked", "Lisbon"),
     "cache-lock": Scene("cache-lock", "Oslo"),
     "get-or-set": Scene("get-or-set", "Reykjavik"),
+    "over-limit-cache-lock": Scene("cache-lock", "Turku", over_limit=True),
     "over-limit": Scene("get-or-set", "Bergen", over_limit=True),
 }
 
@@ -61,17 +64,20 @@ class Run:
         self._crowd = crowd
         self._phase = "waiting for the curtain"
         self._log: dict[str, Any] = {"calls": []}
+        self._commands = 0
 
     def play(self) -> None:
         """The whole scene."""
         try:
             self._prepare()
             self._phase = "visitors come"
+            before = commands_so_far()
             self._crowd.come()
+            self._commands = commands_so_far() - before - 1  # but for the question itself
             self._log = self._api.log()
         except OSError as error:
             self.trouble = f"The weather API does not answer: {error}"
-        except LocksmithError as error:
+        except (LocksmithError, RedisError) as error:
             self.trouble = str(error)
         finally:
             self._phase = "done"
@@ -121,8 +127,15 @@ class Run:
             "refused": sum(call["retry_after"] > 0 for call in self._log["calls"]),
             "served": len(waits),
             "failed": len(gone) - len(waits),
+            "commands": self._commands,
             "longest_wait": round(max(waits, default=0.0), 3),
         }
+
+
+def commands_so_far() -> int:
+    """How many commands the Redis of cache and locks has run, for whomever."""
+    count: int = get_redis_connection().info("stats")["total_commands_processed"]
+    return count
 
 
 def _since(zero: float, moment: float | None) -> float | None:

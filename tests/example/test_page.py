@@ -150,6 +150,7 @@ def test_with_one_call_all_visitors_are_served(visit: Callable[..., Visited], sc
     counters = page.press(scene, caller)
     wait = counters.pop("longest_wait")
     assert wait.endswith(" s")
+    assert int(counters.pop("commands")) >= 100  # each looked into the cache
     assert counters == {"calls": "1", "refused": "0", "served": "100", "failed": "0"}
     assert page.drawn(".bar") == 100
     assert page.drawn(".mark.answered") == 1
@@ -185,6 +186,16 @@ def test_nobody_calls_before_the_api_allows_it(visit: Callable[..., Visited], ca
     assert f"{page.legend['stale']} visitors got the old forecast" in page.story
 
 
+def test_what_a_plain_lock_lacks(visit: Callable[..., Visited]) -> None:
+    """With `cache.lock` each visitor tries the failing call again, and gets an error: there is no old forecast."""
+    page = visit()
+    counters = page.press("over-limit-cache-lock")
+    assert int(counters["refused"]) > 1
+    assert counters["failed"] == counters["refused"]
+    assert "stale" not in page.legend
+    assert "the old forecast was gone" in page.story
+
+
 @pytest.mark.parametrize(("caller", "path"), [("sync", "/forecast/"), ("async", "/async/forecast/")])
 def test_page_that_a_visitor_gets(visit: Callable[..., Visited], caller: str, path: str) -> None:
     """Below the picture stands the page that a visitor gets, from the view that the crowd visited."""
@@ -206,6 +217,45 @@ def test_ways_can_be_compared(visit: Callable[..., Visited]) -> None:
         page.press(scene)
     rows = page.tab.query_selector_all("#results tbody tr")
     assert [row.inner_text().split("\t")[0] for row in rows] == ["no lock sync", "get_or_set sync"]
+    assert [len(row.query_selector_all(".answer")) for row in rows] == [100, 100]
+
+
+def test_runs_share_one_scale(visit: Callable[..., Visited]) -> None:
+    """A short run after a long one is drawn to the seconds of the long one, in the picture and in the table."""
+    page = visit()
+    page.press("get-or-set")
+    alone = float(page.tab.inner_text("#axis-of-answers").split()[2])
+    page.press("over-limit")
+    page.press("get-or-set")
+    scale = float(page.tab.inner_text("#axis-of-answers").split()[2])
+    assert scale >= 6 > alone
+    last = page.tab.evaluate(
+        "Math.max(...[...document.querySelectorAll('#timeline .bar')].map((bar) => +bar.getAttribute('x2')))"
+    )
+    width = page.tab.evaluate("document.querySelector('#timeline').clientWidth")
+    assert last < width * 0.7, "the run ends long before the end of the scale"
+
+
+@pytest.mark.parametrize("size", [{"width": 1280, "height": 800}, PHONE], ids=["wide", "phone"])
+def test_picture_is_in_view_when_a_run_begins(visit: Callable[..., Visited], size: dict[str, int]) -> None:
+    """Who presses a button sees the picture begin, without scrolling."""
+    page = visit(viewport=size, reduced_motion="reduce")
+    page.tab.click("button[value=unlocked]")
+    page.tab.wait_for_selector("form[aria-busy=true]")
+    top = page.tab.evaluate("document.querySelector('#timeline').getBoundingClientRect().top")
+    assert 0 <= top <= size["height"] * 0.6
+    page.outcome()
+
+
+def test_buttons_show_their_code(visit: Callable[..., Visited]) -> None:
+    """Each button shows, in three lines, what a project would write."""
+    page = visit()
+    shown = [code.inner_text() for code in page.tab.query_selector_all("button > code")]
+    assert len(shown) == len(page.tab.query_selector_all("#scenes button")) == 5
+    assert all(len(code.splitlines()) == 3 for code in shown)
+    assert page.tab.evaluate(
+        "[...document.querySelectorAll('button > code')].every((code) => code.scrollWidth <= code.clientWidth)"
+    )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -146,10 +146,14 @@ class Command(BaseCommand):
 
     def _print(self, rows: list[dict[str, Any]], title: str) -> None:
         self.stdout.write(f"\n{title}\n\n")
-        self.stdout.write(f"{'':<15}{'API calls':>10}{'429s':>7}{'served':>9}{'failed':>9}{'longest wait':>16}")
+        self.stdout.write(
+            f"{'':<15}{'API calls':>10}{'429s':>7}{'served':>9}{'failed':>9}{'Redis commands':>17}{'longest wait':>15}"
+        )
         for row in rows:
             self.stdout.write(
-                "{way:<15}{calls:>10}{refused:>7}{served:>9}{failed:>9}{longest_wait:>14.2f} s".format(**row)
+                "{way:<15}{calls:>10}{refused:>7}{served:>9}{failed:>9}{commands:>17}{longest_wait:>13.2f} s".format(
+                    **row
+                )
             )
         self.stdout.write("\nTo see it in a browser: manage.py demo --page")
 

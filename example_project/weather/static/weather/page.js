@@ -5,6 +5,7 @@ const WAYS = {
   "unlocked": "no lock",
   "cache-lock": "cache.lock",
   "get-or-set": "get_or_set",
+  "over-limit-cache-lock": "cache.lock, over the limit",
   "over-limit": "get_or_set, over the limit",
 };
 const OUTCOMES = {
@@ -22,6 +23,8 @@ const form = document.getElementById("scenes");
 const story = document.getElementById("story");
 const timeline = document.getElementById("timeline");
 let shown = null; // the picture on the screen, to draw it anew when the window changes
+let longest = 0.5; // seconds that the longest run took so far: all are drawn to one scale
+const answers = new Map(); // of each way that was tried: when its visitors got their answers, and of which kind
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -32,6 +35,7 @@ new ResizeObserver(() => shown && drawTimeline(shown)).observe(timeline.parentEl
 async function play(button) {
   setBusy(button, true);
   try {
+    expect();
     bringIntoView(document.getElementById("happens"));
     tell(`${WAYS[button.value]}: the crowd gets ready …`);
     let picture = await ask({ method: "POST", body: new FormData(form, button) });
@@ -68,10 +72,18 @@ function setBusy(pressed, busy) {
   }
 }
 
-// On a phone, what happens is below the buttons.
+// The picture has its place before there is anything to draw, so that it can be brought into view.
+function expect() {
+  const figure = document.querySelector("figure");
+  if (!figure.hidden) return;
+  figure.hidden = false;
+  timeline.setAttribute("height", FIRST_ROW + 100 * rowHeight());
+}
+
+// What happens is below the buttons: not in view on a phone, and often not all of it elsewhere.
 function bringIntoView(section) {
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const hidden = section.getBoundingClientRect().top > innerHeight * 0.6;
+  const hidden = timeline.getBoundingClientRect().top > innerHeight * 0.6;
   if (hidden) section.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
 }
 
@@ -92,7 +104,7 @@ function drawCounters(counters) {
   for (const place of document.querySelectorAll("[data-counter]")) {
     const name = place.dataset.counter;
     const value = counters[name];
-    place.textContent = name !== "longest_wait" ? value : value ? seconds(value) : "–";
+    place.textContent = name === "longest_wait" ? (value ? seconds(value) : "–") : value || (name === "commands" ? "–" : 0);
     place.classList.toggle("bad", value > 0 && (name === "refused" || name === "failed"));
   }
 }
@@ -113,15 +125,20 @@ function drawLegend(visitors) {
 const API_TOP = 18;
 const API_HEIGHT = 30;
 const FIRST_ROW = API_TOP + API_HEIGHT + 26;
-const ROW = 5;
 const LEFT = 6;
+
+// On a phone, too, the whole crowd is in view.
+function rowHeight() {
+  return innerWidth < 640 ? 3 : 5;
+}
 
 function drawTimeline(picture) {
   const width = timeline.parentElement.clientWidth;
   const rows = inOrderOfAnswers(picture.visitors);
   // As high and as wide as it will become, as far as one knows: what grows all the time is hard to look at.
-  const bottom = FIRST_ROW + picture.visitors.length * ROW + 4;
-  const end = Math.max(0.5, picture.over, ...rows.map((visitor) => visitor.ended ?? picture.now)) * 1.02;
+  const bottom = FIRST_ROW + picture.visitors.length * rowHeight() + 4;
+  longest = Math.max(longest, picture.over, ...rows.map((visitor) => visitor.ended ?? picture.now));
+  const end = longest * 1.02;
   const x = (moment) => LEFT + (Math.max(0, moment) / end) * (width - LEFT - 4);
   const parts = [
     ...retryWindows(picture.calls, end).map((each) => windowPart(each, x, bottom)),
@@ -218,7 +235,7 @@ function handoutPart(each, x) {
 }
 
 function rowAt(row) {
-  return FIRST_ROW + (row + 0.5) * ROW;
+  return FIRST_ROW + (row + 0.5) * rowHeight();
 }
 
 function crossAt(x, y, size) {
@@ -251,10 +268,10 @@ function count(number, thing) {
 }
 
 function summary(picture) {
-  const { calls, refused, served, failed, longest_wait: longest } = picture.counters;
+  const { calls, refused, served, failed, longest_wait: wait } = picture.counters;
   const sentences = [
     `${count(calls, "call")} of the API, ${refused ? `${refused} refused with a 429` : "none refused"}.`,
-    `${count(served, "visitor")} served within ${seconds(longest)}${failed ? `; ${failed} got an error` : ""}.`,
+    `${count(served, "visitor")} served within ${seconds(wait)}${failed ? `; ${failed} got an error` : ""}.`,
     ...whoWaited(picture.visitors),
     ...aboutRetries(picture),
   ];
@@ -270,7 +287,8 @@ function whoWaited(visitors) {
 }
 
 function aboutRetries(picture) {
-  if (picture.scene !== "over-limit") return [];
+  if (!picture.scene.startsWith("over-limit")) return [];
+  if (picture.counters.refused > 1) return ["Nobody told the others of the 429, and the old forecast was gone."];
   const stale = picture.visitors.filter((visitor) => visitor.source === "stale").length;
   return picture.calls.flatMap((call, index) => {
     const next = picture.calls[index + 1];
@@ -281,14 +299,31 @@ function aboutRetries(picture) {
 }
 
 function addResult(picture) {
-  const { calls, refused, served, longest_wait: longest } = picture.counters;
+  const { calls, refused, served, failed, commands, longest_wait: wait } = picture.counters;
   const id = `result-${picture.scene}-${picture.face}`;
   const row = document.getElementById(id) ?? document.createElement("tr");
-  const cells = [calls, refused, served, longest ? seconds(longest) : "–"].map((cell) => `<td>${cell}</td>`);
+  const figures = [calls, refused, served, failed, commands, wait ? seconds(wait) : "–"];
+  const bad = [false, refused, false, failed, false, false];
+  const cells = figures.map((figure, index) => `<td${bad[index] ? ' class="bad"' : ""}>${figure}</td>`);
   row.id = id;
-  row.innerHTML = `<th scope="row">${WAYS[picture.scene]} <span class="quiet">${picture.face}</span></th>${cells.join("")}`;
+  row.innerHTML = `<th scope="row">${WAYS[picture.scene]} <span class="quiet">${picture.face}</span></th>${cells.join("")}<td class="answers"></td>`;
+  answers.set(id, picture.visitors);
   document.querySelector("#results tbody").append(row);
   document.getElementById("results").hidden = false;
+  drawAnswers();
+}
+
+// A stroke for each answer, all rows to one scale.
+function drawAnswers() {
+  document.getElementById("axis-of-answers").textContent = `0 to ${longest.toFixed(1)} s`;
+  for (const [id, visitors] of answers) {
+    const strokes = visitors.map((each) => {
+      const at = ((100 * each.ended) / longest).toFixed(2);
+      return `<line class="answer ${each.source}" x1="${at}%" x2="${at}%" y1="${isError(each.source) ? 10 : 0}" y2="20"/>`;
+    });
+    const title = `${visitors.length} answers within ${seconds(Math.max(...visitors.map((each) => each.ended)))}`;
+    document.querySelector(`#${id} .answers`).innerHTML = `<svg role="img" aria-label="${title}">${strokes.join("")}</svg>`;
+  }
 }
 
 function visit(path) {
