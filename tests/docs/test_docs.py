@@ -59,7 +59,7 @@ def run_python(block: Block, project: Project) -> Names:
     """What the block has defined."""
     code = compile("\n" * (block.line - 1) + block.text, ROOT / block.page, "exec")
     with tables(accounts="class Account" not in block.text) as models:
-        names = project.names(models) | {"__name__": "django_locksmith.reader"}
+        names = project.names(models) | {"__name__": f"django_locksmith.reader_of_line_{block.line}"}
         exec(code, names)  # the very text that a user would copy
         look_after(block, names, project)
     return names

@@ -175,9 +175,9 @@ def test_demo_uses_the_redis_it_is_given_and_leaves_no_process(run: Callable[...
     wait_until(demo.is_gone, "the demo's processes are gone")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_demo_can_be_stopped(run: Callable[..., Run], number: int) -> None:
-    """Stopped by Ctrl-C or SIGTERM, the demo ends its server, its API and its workers, and shows no traceback."""
+    """Stopped by Ctrl-C, SIGTERM or the end of its terminal, the demo ends all that it began, without a traceback."""
     demo = run("manage.py", "demo")
     wait_until(lambda: "without a lock" in demo.said, "the demo is in the middle")
     if number == signal.SIGINT:
