@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import dramatiq
 from celery import Celery
 from django.db import connection, models
 from django.db.models.signals import class_prepared
 from django.test.utils import isolate_apps
+from dramatiq.brokers.stub import StubBroker
 
 from django_locksmith.fencing import FencedModel
 
@@ -27,6 +29,7 @@ class Project:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.celery = Celery("reader", broker="memory://")
+        dramatiq.set_broker(StubBroker())
 
     def names(self, tables: dict[str, type[models.Model]]) -> dict[str, Any]:
         """What a block finds around it."""

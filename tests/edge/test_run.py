@@ -455,7 +455,9 @@ def test_redis_dies(own_server: Deployment, start: Start, book: Book) -> None:
     with watching_the_machine() as stalled:
         code, out, err = run.ends()
         assert (code, out) == (76, "")
-        assert "The lock a was lost (its lease of 4 s ran out); the command was stopped." in err
+        # How long ago is said where a busy machine came late to tell it.
+        lost = r"The lock a was lost \(its lease of 4 s ran out( [\d.]+ s ago)?\); the command was stopped\."
+        assert re.search(lost, err)
         asked = float(book.begun("SIGTERM")[2])
         assert asked > dead + info.remaining - 0.2 - 1.5 - 0.1
         assert book.last_sign_of_life() < dead + 4 + stalled()
