@@ -12,8 +12,9 @@ def main(root: Path, target: Path) -> None:
     for name in ("tests", "example_project", "docs"):
         shutil.rmtree(target / name, ignore_errors=True)
         shutil.copytree(root / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(root / name, target / name)
+    # All that the pages lead to.
+    for path in (root / "pyproject.toml", root / "LICENSE", *root.glob("*.md")):
+        shutil.copy(path, target / path.name)
 
 
 if __name__ == "__main__":
