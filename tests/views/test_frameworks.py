@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -104,6 +105,42 @@ def test_async_ninja() -> None:
         assert asyncio.run(AsyncClient().post("/7")).json() == {"free": False}
         with somebody_has("item:7"):
             assert asyncio.run(AsyncClient().post("/7")).status_code == 409
+
+
+@pytest.mark.parametrize("where", ["dispatch", "as_view", "method"])
+def test_adrf(where: str) -> None:
+    """Async viewsets of adrf are locked around `dispatch`, `as_view()`, and, from Python 3.12 on, a method."""
+    if where == "method" and sys.version_info < (3, 12):
+        pytest.skip("adrf asks `inspect`, which knows no marked coroutine functions before Python 3.12")
+    from adrf.viewsets import ViewSet
+    from rest_framework.response import Response
+
+    decorate = lock_view(KEY)
+
+    class Plain(ViewSet):
+        authentication_classes = ()
+
+        async def create(self, request: Any, pk: int) -> Response:
+            return Response({"free": await asyncio.to_thread(is_free)})
+
+    class ByMethod(ViewSet):
+        authentication_classes = ()
+
+        @method_decorator(decorate)
+        async def create(self, request: Any, pk: int) -> Response:
+            return Response({"free": await asyncio.to_thread(is_free)})
+
+    actions = {"post": "create"}
+    if where == "dispatch":
+        view = method_decorator(decorate, name="dispatch")(Plain).as_view(actions)
+    elif where == "as_view":
+        view = decorate(Plain.as_view(actions))
+    else:
+        view = ByMethod.as_view(actions)
+    assert json.loads(Site("async").post(view).content) == {"free": False}
+    assert is_free()
+    with somebody_has():
+        assert Site("async").post(view).status_code == 409
 
 
 # ---- what nobody caught
