@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .. import clock, conf, signals
 from ..exceptions import LockBusy, LockReentered, LockUnavailable
 from ..policy import locks as lock_policy
+from ..policy import straight
 from ..policy.sync_bridge import run_sync
 from ..redis.key_names import can_be_written, encode
 from ..redis.messages import Attempt, Busy
@@ -56,46 +57,86 @@ def wait_this_time(
     return rules.wait if rules.wait != 0 else settings.blocking_timeout
 
 
-async def take(runtime: Runtime, context: Context, rules: Rules, attempt: Attempt, template: str) -> Lease | LockBusy:
+def take(runtime: Runtime, context: Context, rules: Rules, attempt: Attempt, template: str) -> Lease | LockBusy:
     """The lease, or who has the lock at the end of the wait. Raises `LockReentered` and `LockUnavailable`."""
-    key = attempt.names.key
-    if runtime.held.latest(attempt.names.lock) is not None:
-        own = own_lease(runtime, context, attempt.names.lock)
-        if own is not None and own.held:
-            if own.waits_for_commit and rules.release == "commit":
-                return own  # it is ours until the transaction ends, however often we ask
-            if attempt.wait and own.waits_for_commit:
-                raise LockReentered(key, read_holder(own.token), own.remaining)
-        # What acquire() returned may have been handed to others, who give it back while we wait. A block is not over
-        # before we are.
-        if attempt.wait and (outer := blocks.around_us(attempt.names.lock)) is not None:
-            raise LockReentered(key, read_holder(outer.token), outer.remaining)
+    if runtime.held.latest(attempt.names.lock) is not None and (own := _ours(runtime, context, rules, attempt)):
+        return own
     if runtime.substitute is not None:
-        await runtime.substitute.prepare(context, attempt)  # in a test
+        run_sync(runtime.substitute.prepare(context, attempt))
+    told = signals.acquired.receivers or signals.acquired.observers
+    started = clock.now() if told else 0.0
+    lease = Lease(runtime, context, rules, attempt, template)
+    try:
+        outcome = straight.acquire(context.store, context.queues, attempt, lease.begin)
+    except LockUnavailable as trouble:
+        run_sync(_tell_of_trouble(context, lease, trouble))
+        raise
+    if isinstance(outcome, Busy):
+        return run_sync(_busy(runtime, context, lease, outcome))
+    if told:
+        run_sync(_tell_of_grant(context, lease, started))
+    return outcome
+
+
+async def atake(runtime: Runtime, context: Context, rules: Rules, attempt: Attempt, template: str) -> Lease | LockBusy:
+    """As `take`, for tasks."""
+    if runtime.held.latest(attempt.names.lock) is not None and (own := _ours(runtime, context, rules, attempt)):
+        return own
+    if runtime.substitute is not None:
+        await runtime.substitute.prepare(context, attempt)
     told = signals.acquired.receivers or signals.acquired.observers
     started = clock.now() if told else 0.0
     lease = Lease(runtime, context, rules, attempt, template)
     try:
         outcome = await lock_policy.acquire(context.store, context.queues, attempt, lease.begin)
     except LockUnavailable as trouble:
-        if signals.unavailable.wanted:
-            await context.tell(signals.unavailable, key=key, template=template, error=trouble)
+        await _tell_of_trouble(context, lease, trouble)
         raise
     if isinstance(outcome, Busy):
-        own = own_lease(runtime, context, attempt.names.lock) if attempt.wait else None
-        kind = LockReentered if own is not None and own.held and own.lent else LockBusy
-        error = kind(key, read_holder(outcome.holder) if outcome.holder else None, outcome.left)
-        logger.info("%s", error.details)
-        if signals.busy.wanted:
-            await context.tell(signals.busy, key=key, template=template, error=error)
-        return error
+        return await _busy(runtime, context, lease, outcome)
     if told:
-        try:
-            await context.tell(signals.acquired, lease=outcome, waited=clock.now() - started)
-        except BaseException as interruption:
-            await context.store.shielded(outcome.leave(context, interruption))
-            raise
+        await _tell_of_grant(context, lease, started)
     return outcome
+
+
+def _ours(runtime: Runtime, context: Context, rules: Rules, attempt: Attempt) -> Lease | None:
+    """What the caller has already, if to have it again is all it wants. Raises `LockReentered` if it would wait."""
+    key, lock = attempt.names.key, attempt.names.lock
+    own = own_lease(runtime, context, lock)
+    if own is not None and own.held:
+        if own.waits_for_commit and rules.release == "commit":
+            return own  # it is ours until the transaction ends, however often we ask
+        if attempt.wait and own.waits_for_commit:
+            raise LockReentered(key, read_holder(own.token), own.remaining)
+    # What acquire() returned may have been handed to others, who give it back while we wait. A block is not over
+    # before we are.
+    if attempt.wait and (outer := blocks.around_us(lock)) is not None:
+        raise LockReentered(key, read_holder(outer.token), outer.remaining)
+    return None
+
+
+async def _busy(runtime: Runtime, context: Context, lease: Lease, outcome: Busy) -> LockBusy:
+    attempt = lease.attempt
+    own = own_lease(runtime, context, attempt.names.lock) if attempt.wait else None
+    kind = LockReentered if own is not None and own.held and own.lent else LockBusy
+    error = kind(lease.key, read_holder(outcome.holder) if outcome.holder else None, outcome.left)
+    logger.info("%s", error.details)
+    if signals.busy.wanted:
+        await context.tell(signals.busy, key=lease.key, template=lease.template, error=error)
+    return error
+
+
+async def _tell_of_trouble(context: Context, lease: Lease, trouble: LockUnavailable) -> None:
+    if signals.unavailable.wanted:
+        await context.tell(signals.unavailable, key=lease.key, template=lease.template, error=trouble)
+
+
+async def _tell_of_grant(context: Context, lease: Lease, started: float) -> None:
+    try:
+        await context.tell(signals.acquired, lease=lease, waited=clock.now() - started)
+    except BaseException as interruption:
+        await context.store.shielded(lease.aleave(context, interruption))
+        raise
 
 
 def give_up(runtime: Runtime, context: Context, attempt: Attempt) -> Lease | None:
@@ -103,6 +144,8 @@ def give_up(runtime: Runtime, context: Context, attempt: Attempt) -> Lease | Non
 
     For threads: of a task, the policy sees every interruption.
     """
+    if attempt.place is not None:
+        attempt.place.leave()
     lease: Lease | None = runtime.held.latest(attempt.names.lock)
     if lease is not None and lease.attempt is attempt:
         lease.disown()

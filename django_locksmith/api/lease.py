@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from .. import clock, conf, forks, signals
 from ..exceptions import LockLost, LocksmithError, LockUnavailable
 from ..policy import locks as lock_policy
+from ..policy import straight
 from ..policy.sync_bridge import run_sync
 from ..runtime import transactions
 from ..runtime.expiry import tell_in_thread
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..runtime.contexts import Context
+    from .lease_state import State
 
 logger = logging.getLogger("django_locksmith.lock")
 
@@ -103,49 +105,80 @@ class Lease(LeaseState):
             LockUnavailable: Redis gave no usable answer; that is tried again until the lease ends, here and by calls of
                 `release`.
         """
-        return run_sync(self._release(self.runtime.threads()))
+        return self._release(self.runtime.threads())
 
     async def arelease(self) -> bool:
         """As `release`. Cancelled, it gives the lock back all the same."""
-        return await self._release(self.runtime.loop())
+        return await self._arelease(self.runtime.loop())
 
-    async def _release(self, context: Context) -> bool:
+    def _release(self, context: Context) -> bool:
+        was = self._begin_leaving(context)
+        if was is None or was == "waits":
+            return was is not None
+        try:
+            freed = straight.release(context.store, self.attempt, self._deadline if was != "lost" else 0.0)
+        except LockUnavailable as trouble:
+            self._leave_unanswered(was, trouble)
+            raise
+        self._end_leaving(was, freed=freed)
+        if signals.released.receivers or signals.released.observers:
+            run_sync(self._tell_of_release(context))
+        return True
+
+    async def _arelease(self, context: Context) -> bool:
+        was = self._begin_leaving(context)
+        if was is None or was == "waits":
+            return was is not None
+        try:
+            freed = await lock_policy.release(context.store, self.attempt, self._deadline if was != "lost" else 0.0)
+        except LockUnavailable as trouble:
+            self._leave_unanswered(was, trouble)
+            raise
+        self._end_leaving(was, freed=freed)
+        if signals.released.receivers or signals.released.observers:
+            await self._tell_of_release(context)
+        return True
+
+    def _begin_leaving(self, context: Context) -> State | Literal["waits"] | None:
+        """How it stands, if a release is to be sent; "waits": for a COMMIT; `None`: another release has seen to it."""
         if self._state == "over":
-            return False
+            return None
         if self._generation != forks.state.generation:
             raise self._loss()
         if context.may_be_in_transaction:
             if self._rules.release == "commit":
                 if transactions_here := transactions.open_here():
-                    return self._release_at_the_end_of(transactions_here)
+                    return "waits" if self._release_at_the_end_of(transactions_here) else None
             elif transactions.is_one_open():
                 said_once.warn_once(said_once.RELEASED_BEFORE_COMMIT, self.template or self.key)
         with changing:
             # Of two threads that release it, one does.
-            if self._state in ("leaving", "over"):
-                return False
-            ours, again = self._state != "lost", self._state == "unanswered"
-            if ours:
+            was = self._state
+            if was in ("leaving", "over"):
+                return None
+            if was != "lost":
                 # From here on it is not held, whatever the answer: the server may act on a request we have given up.
                 self._state = "leaving"
         if self._watched:
             self._unwatch()
         self.runtime.held.remove(self)
-        try:
-            freed = await lock_policy.release(context.store, self.attempt, self._deadline if ours else 0.0)
-        except LockUnavailable as trouble:
-            if not (ours and clock.now() < self._deadline) and not again:
-                raise self._lost_at_its_end() from trouble
-            self._state = "unanswered"
-            raise
+        return was
+
+    def _leave_unanswered(self, was: State, trouble: LockUnavailable) -> None:
+        if was == "lost" or (was == "held" and clock.now() >= self._deadline):
+            raise self._lost_at_its_end() from trouble
+        self._state = "unanswered"
+
+    def _end_leaving(self, was: State, *, freed: bool) -> None:
         # Interrupted, it is given back all the same, and stays "leaving".
         # "Not held", after a release that got no answer, means that it did its work.
-        if ours and (freed or (again and clock.now() < self._deadline)):
+        if was != "lost" and (freed or (was == "unanswered" and clock.now() < self._deadline)):
             self._state = "over"
-            if signals.released.receivers or signals.released.observers:
-                await context.tell(signals.released, lease=self, held_for=clock.now() - self._since)
-            return True
-        raise self._lost_at_its_end()
+        else:
+            raise self._lost_at_its_end()
+
+    async def _tell_of_release(self, context: Context) -> None:
+        await context.tell(signals.released, lease=self, held_for=clock.now() - self._since)
 
     def _lost_at_its_end(self) -> LockLost:
         ran_out = clock.now() >= self._deadline
@@ -167,7 +200,7 @@ class Lease(LeaseState):
 
     def _release_after_commit(self) -> None:
         # What is committed stays committed: a loss is logged, and not raised.
-        run_sync(self.leave(self.runtime.threads(), None, quiet=True))
+        self.leave(self.runtime.threads(), None, quiet=True)
 
     def __enter__(self) -> Self:
         self.lent = False  # the block gives it back
@@ -179,7 +212,7 @@ class Lease(LeaseState):
     ) -> None:
         try:
             blocks.end(self)
-            run_sync(self.leave(self.runtime.threads(), error))
+            self.leave(self.runtime.threads(), error)
         except LocksmithError:
             raise
         except BaseException:
@@ -195,7 +228,7 @@ class Lease(LeaseState):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         blocks.end(self)
-        await self.leave(self.runtime.loop(), error)
+        await self.aleave(self.runtime.loop(), error)
 
     def give_up(self) -> None:
         """The end of its block was interrupted: see that it is given back, whatever became of that."""
@@ -203,24 +236,40 @@ class Lease(LeaseState):
             self.disown()
             run_sync(lock_policy.withdraw(self.runtime.threads().store, self.attempt))
 
-    async def leave(self, context: Context, error: BaseException | None, *, quiet: bool = False) -> None:
+    def leave(self, context: Context, error: BaseException | None, *, quiet: bool = False) -> None:
         """End a block that held the lock. A release problem never hides what the block returned or raised.
 
         `quiet`: a loss is only logged.
         """
         try:
-            await self._release(context)
-        except LockLost as loss:
-            if self._generation != forks.generation():
-                return  # a forked child holds nothing, and so has lost nothing
-            if error is not None or quiet or self._rules.on_lost == "log":
-                logger.error("%s", loss.details)
-            else:
+            self._release(context)
+        except (LockLost, LockUnavailable) as problem:
+            if self._is_to_be_raised(problem, error, quiet=quiet):
                 raise
-        except LockUnavailable as trouble:
+
+    async def aleave(self, context: Context, error: BaseException | None) -> None:
+        """As `leave`."""
+        try:
+            await self._arelease(context)
+        except (LockLost, LockUnavailable) as problem:
+            if self._is_to_be_raised(problem, error, quiet=False):
+                raise
+
+    def _is_to_be_raised(
+        self, problem: LockLost | LockUnavailable, error: BaseException | None, *, quiet: bool
+    ) -> bool:
+        """Else it is logged, or nothing to speak of."""
+        if isinstance(problem, LockUnavailable):
             logger.warning(
                 "the lock %r could not be released; that is tried again until its lease ends, in %.1f s: %s",
                 self.key,
                 max(0.0, self._deadline - clock.now()),
-                trouble,
+                problem,
             )
+            return False
+        if self._generation != forks.generation():
+            return False  # a forked child holds nothing, and so has lost nothing
+        if error is not None or quiet or self._rules.on_lost == "log":
+            logger.error("%s", problem.details)
+            return False
+        return True

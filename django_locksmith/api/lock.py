@@ -9,11 +9,10 @@ import inspect
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from ..exceptions import LockBusy, LocksmithError
-from ..policy.sync_bridge import run_sync
 from ..records import Skipped
 from ..redis.key_names import check_key
 from . import blocks, said_once
-from .acquisition import attempt_at, give_up, or_none, or_raise, take, wait_this_time
+from .acquisition import atake, attempt_at, give_up, or_none, or_raise, take, wait_this_time
 from .decorating import decorated, done
 from .redis_py_words import RedisPyWords
 from .taken import Taken
@@ -129,7 +128,7 @@ class Lock(RedisPyWords, Generic[B]):
         # Ctrl-C may come between the grant and the return. Here, and not in a function that three could share: it may
         # come between that one's return and ours, too.
         try:
-            return self._keep(or_none(run_sync(self._take(context, attempt))))
+            return self._keep(or_none(self._take(context, attempt)))
         except LocksmithError:
             raise
         except BaseException:
@@ -145,7 +144,7 @@ class Lock(RedisPyWords, Generic[B]):
         """As `acquire`. Cancelled, it leaves neither the lock nor a place in its queue behind."""
         context = self._runtime.loop()
         attempt = self._attempt(context, blocking, blocking_timeout, token)
-        return self._keep(or_none(await self._take(context, attempt)))
+        return self._keep(or_none(await self._atake(context, attempt)))
 
     def take(self) -> Lease:
         """As `acquire()`, but a lock that is busy raises `LockBusy`, which knows the holder."""
@@ -153,7 +152,7 @@ class Lock(RedisPyWords, Generic[B]):
         context = self._runtime.threads()
         attempt = self._attempt(context)
         try:
-            return self._keep(or_raise(run_sync(self._take(context, attempt))))
+            return self._keep(or_raise(self._take(context, attempt)))
         except LocksmithError:
             raise
         except BaseException:
@@ -163,14 +162,14 @@ class Lock(RedisPyWords, Generic[B]):
     async def atake(self) -> Lease:
         """As `take`."""
         context = self._runtime.loop()
-        return self._keep(or_raise(await self._take(context, self._attempt(context))))
+        return self._keep(or_raise(await self._atake(context, self._attempt(context))))
 
     def __enter__(self) -> Lease:
         blocks.no_loop("async with")
         context = self._runtime.threads()
         attempt = self._attempt(context)
         try:
-            lease = run_sync(self._take(context, attempt))
+            lease = self._take(context, attempt)
             if isinstance(lease, LockBusy):
                 raise lease
             self._taken.enter(lease)
@@ -190,7 +189,7 @@ class Lock(RedisPyWords, Generic[B]):
         try:
             lease = self._taken.of_block(task=False)
             blocks.end(lease)
-            run_sync(lease.leave(lease.runtime.threads(), error))
+            lease.leave(lease.runtime.threads(), error)
             self._taken.exit(lease)
         except BaseException as problem:
             if lease is None:
@@ -203,7 +202,7 @@ class Lock(RedisPyWords, Generic[B]):
 
     async def __aenter__(self) -> Lease:
         context = self._runtime.loop()
-        lease = or_raise(await self._take(context, self._attempt(context)))
+        lease = or_raise(await self._atake(context, self._attempt(context)))
         self._taken.enter(lease)
         blocks.begin(lease)
         return lease
@@ -214,7 +213,7 @@ class Lock(RedisPyWords, Generic[B]):
         lease = self._taken.of_block(task=True)
         self._taken.exit(lease)
         blocks.end(lease)
-        await lease.leave(lease.runtime.loop(), error)
+        await lease.aleave(lease.runtime.loop(), error)
 
     def _keep(self, lease: L) -> L:
         if lease is not None:
@@ -237,8 +236,11 @@ class Lock(RedisPyWords, Generic[B]):
             wait = wait_this_time(rules, self._cached_runtime.settings, blocking, blocking_timeout)
         return attempt_at(context, self.key, rules, wait, token)
 
-    def _take(self, context: Context, attempt: Attempt) -> Coroutine[Any, Any, Lease | LockBusy]:
+    def _take(self, context: Context, attempt: Attempt) -> Lease | LockBusy:
         return take(self._cached_runtime, context, self._cached_rules, attempt, self.template)
+
+    def _atake(self, context: Context, attempt: Attempt) -> Coroutine[Any, Any, Lease | LockBusy]:
+        return atake(self._cached_runtime, context, self._cached_rules, attempt, self.template)
 
     def _give_up(self, context: Context, attempt: Attempt) -> None:
         lease = give_up(self._cached_runtime, context, attempt)
@@ -293,7 +295,7 @@ class Lock(RedisPyWords, Generic[B]):
         attempt = self._attempt(context)
         lease: Lease | LockBusy | None = None
         try:
-            lease = run_sync(self._take(context, attempt))
+            lease = self._take(context, attempt)
         except LocksmithError:
             raise
         except BaseException:
@@ -307,7 +309,7 @@ class Lock(RedisPyWords, Generic[B]):
     async def arun(self, work: Callable[[Callable[[], Awaitable[bool]]], Awaitable[T]]) -> T | B:
         """As `run`; `work` and the `release` it gets are awaited."""
         context = self._runtime.loop()
-        lease = await self._take(context, self._attempt(context))
+        lease = await self._atake(context, self._attempt(context))
         if isinstance(lease, LockBusy):
             instead = self._on_busy(lease)
             return await instead if inspect.isawaitable(instead) else instead  # type: ignore[no-any-return]  # B, too

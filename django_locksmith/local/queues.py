@@ -41,7 +41,9 @@ class Ticket:
         self._event: Event | None = None
 
     def enter(self) -> bool:
-        """Join the queue: are we its first?"""
+        """Join the queue, if we are not in it yet: are we its first?"""
+        if self._queue is not None:
+            return self._queue[0] is self
         queues = self._queues
         # First we know the queue, then we are in it: whenever Ctrl-C comes, `leave` finds us.
         self._queue = mine = [self]

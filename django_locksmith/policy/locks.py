@@ -36,6 +36,30 @@ LATE_BY = 0.05
 """Seconds after the end of a wait by which Redis should have ended it."""
 
 
+class Begun:
+    """What came of asking once, without a coroutine: an answer, an error, or nothing that tells."""
+
+    __slots__ = ("_answer", "_error", "at", "ticket")
+
+    def __init__(
+        self, at: float, ticket: Ticket | None = None, answer: Answer | None = None, error: BaseException | None = None
+    ) -> None:
+        self.at = at
+        self.ticket = ticket
+        self._answer = answer
+        self._error = error
+
+    def first(self) -> Answer | None:
+        """Raises the error. Only once: from then on there is nothing any more, also for the error to refer to."""
+        answer, self._answer = self._answer, None
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None
+        return answer
+
+
 class _Patience:
     """How long to go on asking a server that is in trouble."""
 
@@ -70,20 +94,34 @@ class _Patience:
         await self._store.sleep(min(left, 0.05 * 2 ** min(self._tries, 5) * random.uniform(0.5, 1)))
 
 
+def surely_until(store: LockStore, attempt: Attempt, granted: Granted) -> float:
+    """Until when a lock that was granted is surely held. Raises `ServerTrouble` if that is over already."""
+    deadline = granted.sent + attempt.lease - caution(attempt.lease)
+    if deadline <= store.now():
+        raise ServerTrouble(TimeoutError(f"the answer took longer than the lease of {attempt.lease:g} s"))
+    return deadline
+
+
 async def acquire(
-    store: LockStore, queues: LocalQueues, attempt: Attempt, hold: Callable[[int, float, float], T]
+    store: LockStore,
+    queues: LocalQueues,
+    attempt: Attempt,
+    hold: Callable[[int, float, float], T],
+    begun: Begun | None = None,
 ) -> T | Busy:
     """Take the lock and return what `hold(fence, since, deadline)` makes of it; or tell who has it after the wait.
 
     In local monotonic seconds, the lock is held since then at the latest, and surely until the deadline. Raises
     `LockUnavailable`. Whatever is raised, here or from outside (a cancelled task, Ctrl-C, a time limit), nothing is
     left behind as far as Redis can be reached: neither the lock nor a place in its queue.
+
+    `begun`: what came of asking once already (`straight.py`).
     """
     left = attempt.wait
     now = store.now()
-    until = now + left
+    until = (begun.at if begun else now) + left
     patience: _Patience | None = None
-    ticket = Ticket(queues, attempt.names.lock) if left else None
+    ticket = begun.ticket if begun else (Ticket(queues, attempt.names.lock) if left else None)
     mode: Mode = "try"
     try:
         if ticket is not None and not ticket.enter():
@@ -93,16 +131,12 @@ async def acquire(
             left = max(0.0, until - now)
         while True:
             try:
-                answer = await store.acquire(attempt, left, mode, now)
+                answer = (begun and begun.first()) or await store.acquire(attempt, left, mode, now)
                 if left and isinstance(answer, Busy):
                     patience = _Patience(store, until)
                     answer = await _wait_in_redis(store, attempt, until, answer, patience)
                 if isinstance(answer, Granted):
-                    deadline = answer.sent + attempt.lease - caution(attempt.lease)
-                    if deadline <= store.now():
-                        text = f"the answer took longer than the lease of {attempt.lease:g} s"
-                        raise ServerTrouble(TimeoutError(text))
-                    return hold(answer.fence, answer.sent, deadline)
+                    return hold(answer.fence, answer.sent, surely_until(store, attempt, answer))
                 if isinstance(answer, Busy) and store.now() >= until:
                     return answer
                 # Else refused, or a caller who did not wait came first: ask again.
@@ -206,15 +240,17 @@ async def _who_has_it(store: LockStore, attempt: Attempt) -> Busy:
     return Busy(now, 0.0, info.remaining, info.holder.token)
 
 
-async def release(store: LockStore, attempt: Attempt, deadline: float = inf) -> bool:
+async def release(store: LockStore, attempt: Attempt, deadline: float = inf, begun: Begun | None = None) -> bool:
     """Give the lock back; `False` if it was no longer held. Raises `LockUnavailable`: then it ends with its lease.
 
-    `deadline`: until when it was surely ours (local monotonic seconds). Cancelled or interrupted, it is given back all
-    the same.
+    `deadline`: until when it was surely ours (local monotonic seconds). `begun`: what came of asking once already.
+    Cancelled or interrupted, it is given back all the same.
     """
     try:
         sent = False
         try:
+            if begun:
+                begun.first()
             return await store.release(attempt)
         except ServerTrouble as trouble:
             if trouble.mute:

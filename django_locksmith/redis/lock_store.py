@@ -52,6 +52,7 @@ class LockStore(LookStore):
     def __init__(self, transport: Transport, prefix: str | Callable[[], str], min_replicas: int = 0) -> None:
         super().__init__(transport, prefix)
         self._call = transport.call
+        self._call_now = transport.call_now
         self.min_replicas = min_replicas
         self.give_back_later: Callable[[GivesBack, float], None] = _leave_it
         """Go on trying, in the background and by a store for threads, for so many seconds."""
@@ -80,6 +81,19 @@ class LockStore(LookStore):
             valid = await self.valid_until(node, lock)
             sent = self.now()
             reply = await self._call(lock, lock_requests.acquire(attempt, wait, mode, valid, full=True), attempt)
+        return self.answer(node, reply, sent)
+
+    def try_now(self, attempt: Attempt, sent: float) -> Answer | None:
+        """As a first `acquire`, on the spot, for threads. `None`: it takes more than one request, so ask by that."""
+        lock = attempt.names.lock
+        node = self.transport.one_node or self.transport.node_for(lock)
+        valid = node.clock.us_at(sent + node.socket_timeout)
+        if valid is None or self.min_replicas:
+            return None
+        try:
+            reply = self._call_now(lock, lock_requests.acquire(attempt, attempt.wait, "try", valid), attempt)
+        except NoScriptError:
+            return None
         return self.answer(node, reply, sent)
 
     async def valid_until(self, node: Node, lock: bytes) -> int:
@@ -190,6 +204,14 @@ class LockStore(LookStore):
             if not is_moving(trouble.error):
                 raise
             return bool(await self.run(RELEASE_ALONE, names, attempt.token))
+
+    def release_now(self, attempt: Attempt) -> bool | None:
+        """As `release`, on the spot, for threads. `None`: it takes more than one request, so do it by that."""
+        names = attempt.names
+        try:
+            return bool(self._call_now(names.lock, head(RELEASE, names) + (attempt.packed or bulk(attempt.token))))
+        except NoScriptError:
+            return None
 
     def abandon_later(self, attempt: Attempt) -> None:
         """As `abandon`, in the background, until its lease has ended."""

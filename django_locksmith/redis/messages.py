@@ -16,13 +16,20 @@ Mode = Literal["try", "again", "claim", "probe"]
 """How the script that acquires is asked; docs/internals.md has the table."""
 
 
+class Place(Protocol):
+    """Where an attempt stands among those of its process."""
+
+    def leave(self) -> None:
+        """Make way for the others. Harmless if repeated."""
+
+
 class Attempt:
     """One attempt to hold a lock. Seconds; `wait` 0 = do not wait, `inf` = without limit.
 
     The token exists before the first byte is sent: whatever is lost on the way, it can be asked for, or taken back.
     """
 
-    __slots__ = ("lease", "names", "packed", "sent", "token", "wait")
+    __slots__ = ("lease", "names", "packed", "place", "sent", "token", "wait")
 
     def __init__(self, names: Names, token: bytes, lease: float, wait: float) -> None:
         self.names = names
@@ -31,6 +38,7 @@ class Attempt:
         self.lease = lease
         self.wait = wait
         self.sent = False  # may Redis know the token?
+        self.place: Place | None = None
 
     def undo(self) -> bytes:
         """What ends it, whatever became of it. With its text: nobody may be left to hear that it is unknown."""

@@ -23,6 +23,7 @@ from redis import exceptions as redis_errors
 
 from .packing import pack
 from .server_clock import ServerClock
+from .wire import leave_time_to_python, leave_time_to_system
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection as RedisAsyncConnection
@@ -130,9 +131,19 @@ class Node:
             self._spares.discard(conn)
             conn.disconnect()
         elif self._may_keep and not self._kept:
+            leave_time_to_system(conn, self.socket_timeout)
             self._kept.append((conn, time.monotonic()))
         else:
-            self._pool.release(cast("Any", conn))
+            self._return(conn)
+
+    def _return(self, conn: RedisConnection) -> None:
+        leave_time_to_python(conn, self.socket_timeout)
+        self._pool.release(cast("Any", conn))
+
+    def keep_nothing(self) -> None:
+        """Give the connections that are kept back to their pool."""
+        while self._kept:
+            self._return(self._kept.pop()[0])
 
     def is_usable(self, conn: RedisConnection, idle_for: float) -> bool:
         """May a connection that was idle for so many seconds be used, as far as one can see?"""

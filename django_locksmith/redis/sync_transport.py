@@ -42,6 +42,9 @@ class SyncTransport(Transport):
         self._idle: dict[Node, list[tuple[RedisConnection, float]]] = {}
 
     async def call(self, lock: bytes, request: bytes, undo: Undo | None = None) -> Any:
+        return self.call_now(lock, request, undo)
+
+    def call_now(self, lock: bytes, request: bytes, undo: Undo | None = None) -> Any:
         try:
             node = self.one_node or self.deployment.node_for(lock)
             conn = node.borrow()
@@ -59,7 +62,7 @@ class SyncTransport(Transport):
                 conn.disconnect()
             node.give_back(conn)
             if self.deployment.cluster and (where := ask_at(error)):
-                return await self._ask_elsewhere(where, lock, request)
+                return self._ask_elsewhere(where, lock, request)
             if isinstance(error, Exception):
                 raise self.trouble(error, lock, sent=True) from error
             raise
@@ -68,7 +71,7 @@ class SyncTransport(Transport):
             self.outage.over()
         return reply
 
-    async def _ask_elsewhere(self, where: tuple[str, int], lock: bytes, request: bytes) -> Any:
+    def _ask_elsewhere(self, where: tuple[str, int], lock: bytes, request: bytes) -> Any:
         """The key has been moved already, though the rest of its slot has not."""
         try:
             node = self.deployment.node_at(*where)

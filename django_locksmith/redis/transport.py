@@ -149,6 +149,10 @@ class Transport(ABC):
         timeout nothing is: what must not come late says so itself (`server_clock.py`).
         """
 
+    def call_now(self, lock: bytes, request: bytes, undo: Undo | None = None) -> Any:
+        """As `call`, on the spot: for threads, whom a coroutine would cost as much as the work in it."""
+        raise NotImplementedError("tasks wait")
+
     @abstractmethod
     async def connection_to(self, node: Node) -> Connection:
         """A connection to wait on, to this server."""

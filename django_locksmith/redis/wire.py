@@ -7,8 +7,10 @@ and what a server pushes between replies is left to redis-py.
 
 from __future__ import annotations
 
+import struct
+import sys
 from asyncio import StreamReader, StreamWriter
-from socket import socket
+from socket import SO_RCVTIMEO, SO_SNDTIMEO, SOL_SOCKET, socket
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as redis_errors
@@ -33,6 +35,8 @@ except (ImportError, AttributeError):  # a version of redis-py that has them els
     pass
 
 _READ_AT_ONCE = 4096
+# Not where gevent or eventlet stand in for sockets: theirs wait in an event loop, which would then wait for ever.
+_SYSTEM_CAN = sys.platform == "linux" and socket.__module__ == "socket"
 _ENDED = "the server closed the connection"
 
 
@@ -53,7 +57,7 @@ def exchange(conn: RedisConnection, request: bytes) -> Any:
                 raise redis_errors.ConnectionError(_ENDED)
             reader.feed(data)
             reply = reader.gets()
-    except TimeoutError as error:
+    except (TimeoutError, BlockingIOError) as error:
         raise redis_errors.TimeoutError("no answer within the time") from error
     except OSError as error:
         raise redis_errors.ConnectionError(f"the connection broke: {error}") from error
@@ -65,6 +69,32 @@ def exchange(conn: RedisConnection, request: bytes) -> Any:
         _hand_on(parser, reply)
         return exchange(conn, b"")
     return reply
+
+
+def leave_time_to_system(conn: RedisConnection, seconds: float) -> None:
+    """Have the system end reads and writes that take longer, instead of Python, which asks it before each of them.
+
+    For connections on which `exchange` only is used. A signal with a handler begins the time anew.
+    """
+    sock: Any = getattr(conn, "_sock", None)
+    if (
+        type(sock) is socket
+        and sock.gettimeout() is not None
+        and _SYSTEM_CAN
+        and seconds > 0
+        and type(getattr(conn, "_parser", None)) is _Parser
+    ):
+        limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6) or 1)
+        sock.setsockopt(SOL_SOCKET, SO_RCVTIMEO, limit)
+        sock.setsockopt(SOL_SOCKET, SO_SNDTIMEO, limit)
+        sock.settimeout(None)
+
+
+def leave_time_to_python(conn: RedisConnection, seconds: float) -> None:
+    """As redis-py knows it: others are to use the connection."""
+    sock: Any = getattr(conn, "_sock", None)
+    if type(sock) is socket and sock.gettimeout() is None:
+        sock.settimeout(seconds)
 
 
 async def send(conn: RedisAsyncConnection, request: bytes) -> None:

@@ -158,8 +158,7 @@ def in_force(where: Deployment) -> Iterator[None]:
         if isinstance(deployment, Cluster):
             nodes = list(deployment._nodes.values())
         for node in nodes:
-            while node._kept:
-                node._pool.release(node._kept.pop()[0])
+            node.keep_nothing()
         if threads is not None:
             for idle in threads.store.transport._idle.values():  # type: ignore[attr-defined]
                 while idle:
