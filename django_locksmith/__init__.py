@@ -18,7 +18,8 @@ The way in, for readers of the code (imports point down only, `lint-imports` pro
               said_once.py  loss.py  stable_texts.py
     runtime/  runtime.py  contexts.py  options.py  held_leases.py        what the locks of one process share
               renewal.py  expiry.py -> clockwork.py  giving_back.py  transactions.py
-    policy/   locks.py  flights.py  flight_outcomes.py  sync_bridge.py   every rule, once, for threads and tasks
+    policy/   straight.py -> locks.py  flights.py  flight_outcomes.py    every rule, once, for threads and tasks
+              sync_bridge.py
     local/    queues.py  flights.py  events.py                           how callers of one process wait for each other
     redis/    flight_store.py -> lock_store.py -> look_store.py          requests and replies
               -> store.py -> lua/*.lua

@@ -94,6 +94,8 @@ class Node:
         # We keep one connection of the pool between two requests: an acquire is soon followed by its release, and the
         # pool's bookkeeping costs as much as the request. Not of a small pool, which may need it elsewhere.
         self._kept: list[tuple[RedisConnection, float]] = _kept.setdefault(self._pool, {}).setdefault(os.getpid(), [])
+        self._told: object = None
+        """The socket that was told last to end by itself what takes too long."""
         self._may_keep = self._pool.max_connections >= _SMALL_POOL
 
     def _limited(self, pool: ConnectionPool) -> ConnectionPool:
@@ -131,13 +133,17 @@ class Node:
             self._spares.discard(conn)
             conn.disconnect()
         elif self._may_keep and not self._kept:
-            leave_time_to_system(conn, self.socket_timeout)
+            sock = getattr(conn, "_sock", None)
+            if sock is not self._told:
+                leave_time_to_system(conn, self.socket_timeout)
+                self._told = sock
             self._kept.append((conn, time.monotonic()))
         else:
             self._return(conn)
 
     def _return(self, conn: RedisConnection) -> None:
         leave_time_to_python(conn, self.socket_timeout)
+        self._told = None
         self._pool.release(cast("Any", conn))
 
     def keep_nothing(self) -> None:

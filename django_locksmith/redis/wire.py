@@ -81,10 +81,9 @@ def leave_time_to_system(conn: RedisConnection, seconds: float) -> None:
         type(sock) is socket
         and sock.gettimeout() is not None
         and _SYSTEM_CAN
-        and seconds > 0
         and type(getattr(conn, "_parser", None)) is _Parser
     ):
-        limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6) or 1)
+        limit = struct.pack("@ll", *divmod(max(1, int(seconds * 1e6)), 1_000_000))
         sock.setsockopt(SOL_SOCKET, SO_RCVTIMEO, limit)
         sock.setsockopt(SOL_SOCKET, SO_SNDTIMEO, limit)
         sock.settimeout(None)

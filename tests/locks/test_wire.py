@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import struct
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
 import redis.asyncio
+from django.core.cache import cache
 from redis import exceptions as redis_errors
 
+from django_locksmith import locksmith
 from django_locksmith.redis import wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from tests.helpers.deployments import Deployment
 
 INTRODUCED = {b"HELLO": b"%1\r\n$5\r\nproto\r\n:3\r\n", b"PING": b""}
 PUSH = b">2\r\n$7\r\nanybody\r\n$5\r\nthere\r\n"
@@ -72,6 +77,16 @@ def _ask(port: int) -> Any:
         conn.disconnect()
 
 
+def _ask_by_the_system(port: int) -> Any:
+    conn: Any = redis.Connection(port=port, protocol=3, socket_timeout=0.3)
+    conn.connect()
+    try:
+        wire.leave_time_to_system(conn, 0.3)
+        return wire.exchange(conn, b"*1\r\n$4\r\nPING\r\n")
+    finally:
+        conn.disconnect()
+
+
 def _ask_in_task(port: int) -> Any:
     async def ask() -> Any:
         conn: Any = redis.asyncio.Connection(port=port, protocol=3)
@@ -85,7 +100,7 @@ def _ask_in_task(port: int) -> Any:
     return asyncio.run(ask())
 
 
-@pytest.fixture(params=[_ask, _ask_in_task], ids=["sync", "async"])
+@pytest.fixture(params=[_ask, _ask_by_the_system, _ask_in_task], ids=["sync", "by the system", "async"])
 def ask(request: pytest.FixtureRequest, server: Server) -> Callable[..., Any]:
     def ask(*pieces: bytes | None) -> Any:
         server.pieces = pieces
@@ -133,10 +148,29 @@ def test_closed_by_the_server(ask: Callable[..., Any], pieces: tuple[bytes | Non
         ask(*pieces)
 
 
-def test_silent(server: Server) -> None:
+@pytest.mark.parametrize("ask", [_ask, _ask_by_the_system])
+def test_silent(server: Server, ask: Callable[[int], Any]) -> None:
     """To threads, silence is a timeout by the connection's own limit; tasks have their transport's."""
     with pytest.raises(redis_errors.TimeoutError):
-        _ask(server.port)
+        ask(server.port)
+
+
+def test_limit_of_a_kept_connection(valkey: Deployment) -> None:
+    """A connection that is kept has its limit in the system, where that can; when the pool has it, as redis-py does."""
+    with locksmith("k"):
+        pass
+    node = locksmith.runtime().deployment().nodes()[0]
+    ((kept, _),) = node._kept
+    sock: Any = kept._sock  # type: ignore[attr-defined]  # redis-py
+    assert sock.gettimeout() == (None if wire._SYSTEM_CAN else node.socket_timeout)
+    if wire._SYSTEM_CAN:
+        limit = struct.unpack("@ll", sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16))
+        assert limit == (node.socket_timeout, 0)
+    node.keep_nothing()
+    assert sock.gettimeout() == node.socket_timeout
+    assert cache.get("nothing") is None  # by the same connection
+    with locksmith("k"):
+        assert sock.gettimeout() is None or not wire._SYSTEM_CAN
 
 
 @pytest.mark.parametrize("ask", [_ask, _ask_in_task], ids=["sync", "async"], indirect=True)
