@@ -94,7 +94,8 @@ class LeaseState:
         self._state = "held"
         self.changes = 0
         self._waits_for_commit = False
-        self._watched = self._rules.renew or signals.lost.wanted or callable(self._rules.on_lost)
+        heard = signals.lost.receivers or signals.lost.observers
+        self._watched = bool(self._rules.renew or heard or callable(self._rules.on_lost))
         self.runtime.held.add(self)  # from here on it can be found, and must be whole
         if self._watched:
             self._keep()

@@ -8,6 +8,7 @@ cancellation, a deadline are dealt with in one place for both worlds. How and wh
 from __future__ import annotations
 
 import random
+from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
@@ -221,6 +222,7 @@ def _dated(claimed: Answer, seen: Busy) -> Answer:
     return Granted(claimed.fence, min(granted_at, claimed.sent), claimed.server_time)
 
 
+@lru_cache(maxsize=64)
 def caution(lease: float) -> float:
     """Seconds by which a holder stops believing in its lease before the server does.
 

@@ -301,6 +301,7 @@ class BlockedWait:
 
     async def claimed(self) -> Answer:
         """The reply to the claim. Afterwards others may use the connection."""
+        self._store.waiting.discard(self._place)
         sent = self._store.now()
         try:
             reply = await self._connection.read()
@@ -310,18 +311,15 @@ class BlockedWait:
         answer = self._store.answer(self._node, reply, sent)
         if self._store.min_replicas and isinstance(answer, Granted):
             await self._store.confirm(self._connection, self._attempt.names)
-        self._end()
+        self.open = False
         await self._connection.keep()
         return answer
 
     async def leave(self) -> None:
         """Close the connection, whose replies have not all been read."""
-        self._end()
-        await self._connection.drop()
-
-    def _end(self) -> None:
         self.open = False
         self._store.waiting.discard(self._place)
+        await self._connection.drop()
 
 
 def _leave_it(work: GivesBack, seconds: float) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import select
-import socket
 import time
 from functools import lru_cache
 from inspect import Parameter, signature
@@ -23,7 +22,7 @@ from redis import exceptions as redis_errors
 
 from .packing import pack
 from .server_clock import ServerClock
-from .wire import leave_time_to_python, leave_time_to_system
+from .wire import exchange, leave_time_to_python, leave_time_to_system
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection as RedisAsyncConnection
@@ -39,8 +38,6 @@ request on it would be lost, and asking again would not tell what the first one 
 _NOT_OURS = ("maint_", "oss_", "orig_", "himport_", "event_dispatcher", "retry", "cache", "decode_responses")
 _SMALL_POOL = 50
 _FAKE_BLOCK = 0.1
-# Linux tells how it stands with a TCP connection; the first byte is its state.
-_TCP_INFO, _ESTABLISHED = getattr(socket, "TCP_INFO", None), b"\x01"
 _EMPTY_POOL = ("Too many connections", "No connection available")
 TIME = pack(b"TIME")
 
@@ -94,8 +91,8 @@ class Node:
         # We keep one connection of the pool between two requests: an acquire is soon followed by its release, and the
         # pool's bookkeeping costs as much as the request. Not of a small pool, which may need it elsewhere.
         self._kept: list[tuple[RedisConnection, float]] = _kept.setdefault(self._pool, {}).setdefault(os.getpid(), [])
-        self._told: object = None
-        """The socket that was told last to end by itself what takes too long."""
+        self._known: tuple[object, Any] = None, None
+        """The socket that was kept last, and what looks whether it has ended."""
         self._may_keep = self._pool.max_connections >= _SMALL_POOL
 
     def _limited(self, pool: ConnectionPool) -> ConnectionPool:
@@ -111,9 +108,10 @@ class Node:
             pass
         else:
             idle_for = time.monotonic() - since
-            if idle_for < IDLE and getattr(kept, "_sock", None) is not None:
-                return kept  # the usual case, without a further look
-            if is_open(kept) and self.is_usable(kept, idle_for):
+            # Mostly it has been used just now, and else a hand-over waits for this: no look more than needed.
+            if (getattr(kept, "_sock", None) is not None or is_open(kept)) and (
+                idle_for < IDLE or self.is_usable(kept, idle_for)
+            ):
                 return kept
             kept.disconnect()
             self._pool.release(cast("Any", kept))  # closed meanwhile; the pool knows how, and to whom, to connect again
@@ -134,16 +132,16 @@ class Node:
             conn.disconnect()
         elif self._may_keep and not self._kept:
             sock = getattr(conn, "_sock", None)
-            if sock is not self._told:
+            if sock is not self._known[0]:
                 leave_time_to_system(conn, self.socket_timeout)
-                self._told = sock
+                self._known = sock, _looked(sock)
             self._kept.append((conn, time.monotonic()))
         else:
             self._return(conn)
 
     def _return(self, conn: RedisConnection) -> None:
         leave_time_to_python(conn, self.socket_timeout)
-        self._told = None
+        self._known = None, None
         self._pool.release(cast("Any", conn))
 
     def keep_nothing(self) -> None:
@@ -156,12 +154,17 @@ class Node:
         if idle_for < IDLE:
             return True
         try:
-            if _has_ended(conn):
+            sock: Any = getattr(_plain(conn), "_sock", None)
+            known, look = self._known
+            if sock is not known:
+                look = _looked(sock)
+            # Nothing was asked, so all that can be read is its end. redis-py makes four system calls of it.
+            if look.poll(0) if look is not None else conn.can_read(0):
                 return False
             if 0 < self.health_check_interval < idle_for:
                 # A load balancer may have forgotten it, and tells nobody.
-                conn.send_packed_command((TIME,), check_health=False)
-                conn.read_response(disconnect_on_error=False)
+                leave_time_to_python(conn, self.socket_timeout)
+                exchange(conn, TIME)
         except redis_errors.RedisError:
             return False
         return True
@@ -197,20 +200,14 @@ def is_fake(dial_class: Any) -> bool:
     return str(dial_class.__module__).startswith("fakeredis")
 
 
-def _has_ended(conn: RedisConnection) -> bool:
-    sock: Any = getattr(_plain(conn), "_sock", None)
-    try:
-        # One system call, and nothing around it: to make and to ask a poll object took a tenth of a hand-over.
-        return bool(sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1) != _ESTABLISHED)
-    except (AttributeError, TypeError, OSError):
-        pass  # no such socket, or no such system
-    # Nothing was asked, so all that can be read is the end of the connection. redis-py makes four system calls of it.
+def _looked(sock: Any) -> select.poll | None:
+    """What looks at this socket; `None` if it is none of the system's. Made beforehand: a hand-over may wait for it."""
     try:
         looked = select.poll()
         looked.register(sock, select.POLLIN)
-    except (AttributeError, TypeError, ValueError):  # no socket of the system
-        return conn.can_read(0)
-    return bool(looked.poll(0))
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return looked
 
 
 def _would_block(pool: ConnectionPool) -> bool:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import lru_cache
-from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis import exceptions as redis_errors
@@ -13,7 +11,7 @@ from ..exceptions import ServerTrouble
 from .messages import NO_REPLY
 from .node import is_open
 from .transport import ASKING, FAILURES, REDIS_ERRORS, SILENCE, Connection, Transport, ask_at, is_spoiled
-from .wire import exchange
+from .wire import exchange, receive
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -26,12 +24,6 @@ T = TypeVar("T")
 
 _MOST_IDLE = 20
 """Connections to wait on that are kept for each server, when many have waited at one time."""
-
-
-@lru_cache(maxsize=16)
-def _reads_in_time(kind: type[RedisConnection]) -> bool:
-    """Can a single read be given its time? With redis-py from 8 on; it saves system calls before the read."""
-    return "timeout" in signature(kind.read_response).parameters
 
 
 class SyncTransport(Transport):
@@ -115,11 +107,11 @@ class SyncTransport(Transport):
         idle = self._idle.setdefault(node, [])
         while idle:
             conn, since = idle.pop()
-            if node.is_usable(conn, self.now() - since):
-                return SyncConnection(self, conn, idle)
+            if node.is_usable(conn, time.monotonic() - since):
+                return SyncConnection(self, node, conn, idle)
             conn.disconnect()
         try:
-            return SyncConnection(self, node.dial(), idle)
+            return SyncConnection(self, node, node.dial(), idle)
         except redis_errors.RedisError as error:
             raise self.trouble(error, b"") from error
 
@@ -143,9 +135,10 @@ class SyncTransport(Transport):
 
 class SyncConnection(Connection):
     def __init__(
-        self, transport: SyncTransport, conn: RedisConnection, idle: list[tuple[RedisConnection, float]]
+        self, transport: SyncTransport, node: Node, conn: RedisConnection, idle: list[tuple[RedisConnection, float]]
     ) -> None:
         self._transport = transport
+        self._limit = node.socket_timeout
         self._conn = conn
         self._idle = idle
 
@@ -157,25 +150,21 @@ class SyncConnection(Connection):
 
     async def read_within(self, seconds: float) -> Any:
         try:
-            if _reads_in_time(type(self._conn)):
-                return self._conn.read_response(disconnect_on_error=False, timeout=seconds)
-            if not self._conn.can_read(seconds):
-                return NO_REPLY
+            return receive(self._conn, seconds)
         except redis_errors.TimeoutError:
             return NO_REPLY
         except redis_errors.RedisError as error:
             raise self._transport.trouble(error, b"", sent=True) from error
-        return await self.read()
 
     async def read(self) -> Any:
         try:
-            return self._conn.read_response(disconnect_on_error=False)
+            return receive(self._conn, self._limit)
         except redis_errors.RedisError as error:
             raise self._transport.trouble(error, b"", sent=True) from error
 
     async def keep(self) -> None:
         if len(self._idle) < _MOST_IDLE:
-            self._idle.append((self._conn, self._transport.now()))
+            self._idle.append((self._conn, time.monotonic()))
         else:
             self._conn.disconnect()
 
@@ -187,7 +176,7 @@ class _PoolConnection(SyncConnection):
     """One of the pool's, lent for a moment."""
 
     def __init__(self, transport: SyncTransport, node: Node) -> None:
-        super().__init__(transport, node.borrow(), [])
+        super().__init__(transport, node, node.borrow(), [])
         self._node = node
 
     async def keep(self) -> None:

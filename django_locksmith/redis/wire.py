@@ -10,6 +10,8 @@ from __future__ import annotations
 import struct
 import sys
 from asyncio import StreamReader, StreamWriter
+from functools import lru_cache
+from inspect import signature
 from socket import SO_RCVTIMEO, SO_SNDTIMEO, SOL_SOCKET, socket
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,7 @@ _READ_AT_ONCE = 4096
 # Not where gevent or eventlet stand in for sockets: theirs wait in an event loop, which would then wait for ever.
 _SYSTEM_CAN = sys.platform == "linux" and socket.__module__ == "socket"
 _ENDED = "the server closed the connection"
+_SILENT = "no answer within the time"
 
 
 def exchange(conn: RedisConnection, request: bytes) -> Any:
@@ -47,34 +50,66 @@ def exchange(conn: RedisConnection, request: bytes) -> Any:
     if type(parser) is not _Parser or not isinstance(sock, socket) or parser._reader is None:
         conn.send_packed_command((request,), check_health=False)
         return conn.read_response(disconnect_on_error=False)
-    reader = parser._reader
     try:
         sock.sendall(request)
-        reply = reader.gets()
+    except OSError as error:
+        raise _broken(error) from error
+    return _received(parser, sock)
+
+
+def receive(conn: RedisConnection, seconds: float) -> Any:
+    """The next reply, as `exchange`; `redis.TimeoutError` if it does not come within this time."""
+    parser: Any = getattr(conn, "_parser", None)
+    sock: Any = getattr(conn, "_sock", None)
+    if type(parser) is not _Parser or not isinstance(sock, socket) or parser._reader is None:
+        if _reads_in_time(type(conn)):
+            return conn.read_response(disconnect_on_error=False, timeout=seconds)
+        if not conn.can_read(seconds):
+            raise redis_errors.TimeoutError(_SILENT)
+        return conn.read_response(disconnect_on_error=False)
+    return _received(parser, sock, seconds)
+
+
+@lru_cache(maxsize=16)
+def _reads_in_time(kind: type[RedisConnection]) -> bool:
+    """Can a single read be given its time? With redis-py from 8 on; it saves system calls before the read."""
+    return "timeout" in signature(kind.read_response).parameters
+
+
+def _received(parser: Any, sock: socket, seconds: float | None = None) -> Any:
+    reader = parser._reader
+    reply = reader.gets()
+    try:
+        if seconds is not None and reply is _NOT_ENOUGH:  # one that came with the last costs no look at the clock
+            sock.settimeout(seconds)
         while reply is _NOT_ENOUGH:
             data = sock.recv(_READ_AT_ONCE)
             if not data:
                 raise redis_errors.ConnectionError(_ENDED)
             reader.feed(data)
             reply = reader.gets()
-    except (TimeoutError, BlockingIOError) as error:
-        raise redis_errors.TimeoutError("no answer within the time") from error
     except OSError as error:
-        raise redis_errors.ConnectionError(f"the connection broke: {error}") from error
+        raise _broken(error) from error
     if type(reply) is list or type(reply) is int:  # nearly always
         return reply
     if isinstance(reply, Exception):
         raise reply
     if isinstance(reply, _Push):
         _hand_on(parser, reply)
-        return exchange(conn, b"")
+        return _received(parser, sock, seconds)
     return reply
+
+
+def _broken(error: OSError) -> redis_errors.RedisError:
+    if isinstance(error, (TimeoutError, BlockingIOError)):
+        return redis_errors.TimeoutError(_SILENT)
+    return redis_errors.ConnectionError(f"the connection broke: {error}")
 
 
 def leave_time_to_system(conn: RedisConnection, seconds: float) -> None:
     """Have the system end reads and writes that take longer, instead of Python, which asks it before each of them.
 
-    For connections on which `exchange` only is used. A signal with a handler begins the time anew.
+    For connections on which nothing but `exchange` is used. A signal with a handler begins the time anew.
     """
     sock: Any = getattr(conn, "_sock", None)
     if (
@@ -90,9 +125,9 @@ def leave_time_to_system(conn: RedisConnection, seconds: float) -> None:
 
 
 def leave_time_to_python(conn: RedisConnection, seconds: float) -> None:
-    """As redis-py knows it: others are to use the connection."""
+    """As redis-py knows it: others are to use the connection, or the limit of one reply was another."""
     sock: Any = getattr(conn, "_sock", None)
-    if type(sock) is socket and sock.gettimeout() is None:
+    if isinstance(sock, socket) and sock.gettimeout() != seconds:
         sock.settimeout(seconds)
 
 

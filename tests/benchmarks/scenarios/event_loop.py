@@ -123,16 +123,20 @@ async def _measure_queue(contender: AsyncContender, control: Redis, waiters: int
     newest = max(_clients(control))
     served: list[int] = []
     last_had_it = 0.0
+    held = asyncio.Event()
 
     async def wait(number: int) -> None:
         nonlocal last_had_it
+        await held.wait()
         async with contender.lock(KEY):
             last_had_it = time.monotonic()
             served.append(number)
 
     try:
+        # Not made within the block: they would wait for its end in its own context, and be refused.
+        tasks = [asyncio.create_task(wait(number)) for number in range(waiters)]
         async with contender.lock(KEY):
-            tasks = [asyncio.create_task(wait(number)) for number in range(waiters)]
+            held.set()
             await asyncio.sleep(SETTLE)
             while_waiting = _clients(control)
             released = time.monotonic()
