@@ -13,7 +13,7 @@ import time
 from functools import lru_cache
 from inspect import Parameter, signature
 from math import inf
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import redis.asyncio.connection as aconnection
@@ -22,7 +22,7 @@ from redis import exceptions as redis_errors
 
 from .packing import pack
 from .server_clock import ServerClock
-from .wire import exchange, leave_time_to_python, leave_time_to_system
+from .wire import RedisConnection, exchange, leave_time_to_python, leave_time_to_system
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection as RedisAsyncConnection
@@ -40,16 +40,6 @@ _SMALL_POOL = 50
 _FAKE_BLOCK = 0.1
 _EMPTY_POOL = ("Too many connections", "No connection available")
 TIME = pack(b"TIME")
-
-
-class RedisConnection(Protocol):
-    """The part of redis-py's connections that is used here; redis-py itself leaves it untyped."""
-
-    def connect(self) -> None: ...
-    def disconnect(self) -> None: ...
-    def send_packed_command(self, command: tuple[bytes], *, check_health: bool) -> None: ...
-    def read_response(self, *, disconnect_on_error: bool, timeout: float = ...) -> Any: ...
-    def can_read(self, timeout: float) -> bool: ...
 
 
 def is_open(conn: RedisConnection) -> bool:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from .connections import Deployment
-    from .node import Node, RedisConnection
+    from .node import Node
     from .transport import Undo
+    from .wire import RedisConnection
 
 T = TypeVar("T")
 

@@ -13,14 +13,23 @@ from asyncio import StreamReader, StreamWriter
 from functools import lru_cache
 from inspect import signature
 from socket import SO_RCVTIMEO, SO_SNDTIMEO, SOL_SOCKET, socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from redis import exceptions as redis_errors
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection as RedisAsyncConnection
 
-    from .node import RedisConnection
+
+class RedisConnection(Protocol):
+    """The part of redis-py's connections that is used here; redis-py itself leaves it untyped."""
+
+    def connect(self) -> None: ...
+    def disconnect(self) -> None: ...
+    def send_packed_command(self, command: tuple[bytes], *, check_health: bool) -> None: ...
+    def read_response(self, *, disconnect_on_error: bool, timeout: float = ...) -> Any: ...
+    def can_read(self, timeout: float) -> bool: ...
+
 
 _NOT_ENOUGH: Any = None
 _Parser: Any = None
