@@ -40,7 +40,7 @@ LATE_BY = 0.05
 class Begun:
     """What came of asking once, without a coroutine: an answer, an error, or nothing that tells."""
 
-    __slots__ = ("_answer", "_error", "at", "ticket")
+    __slots__ = ("_answer", "_error", "at", "had_its_turn", "ticket")
 
     def __init__(
         self, at: float, ticket: Ticket | None = None, answer: Answer | None = None, error: BaseException | None = None
@@ -49,6 +49,7 @@ class Begun:
         self.ticket = ticket
         self._answer = answer
         self._error = error
+        self.had_its_turn = answer is not None or error is not None
 
     def first(self) -> Answer | None:
         """Raises the error. Only once: from then on there is nothing any more, also for the error to refer to."""
@@ -125,7 +126,8 @@ async def acquire(
     ticket = begun.ticket if begun else (Ticket(queues, attempt.names.lock) if left else None)
     mode: Mode = "try"
     try:
-        if ticket is not None and not ticket.enter():
+        # Whoever has asked was the first, and may have been interrupted while it left.
+        if ticket is not None and not (begun and begun.had_its_turn) and not ticket.enter():
             if not await ticket.wait(until):
                 return await _who_has_it(store, attempt)
             now = store.now()

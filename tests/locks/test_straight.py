@@ -224,6 +224,29 @@ def test_release(answers: list[Any], deadline: float) -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("word", ["enter", "leave"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_interrupted_in_the_local_queue(monkeypatch: pytest.MonkeyPatch, word: str, moment: str) -> None:
+    """An interruption just as the place in the process is taken, or left, leaves neither it nor the lock behind."""
+    original = getattr(Ticket, word)
+    interruptions = [KeyboardInterrupt()]
+
+    def interrupted(ticket: Ticket) -> Any:
+        if not interruptions:
+            return original(ticket)
+        if moment == "after":
+            original(ticket)
+            if word == "leave":
+                ticket._queue = []  # it has left, and does not know it yet
+        raise interruptions.pop()
+
+    monkeypatch.setattr(Ticket, word, interrupted)
+    outcome, _, asked, _, queues = _acquired(straight.acquire, 2.0, [GRANTED], 0.0, behind=False)
+    assert outcome[0] is KeyboardInterrupt
+    assert queues == {}
+    assert asked == ([] if word == "enter" else [("acquire", "try", 2.0), ("abandon",)])
+
+
 class FailingStore(ScriptedStore):
     """Its errors are nobody's but theirs who get them."""
 
