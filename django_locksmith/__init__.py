@@ -13,28 +13,32 @@ The way in, for readers of the code (imports point down only, `lint-imports` pro
     api/      service.py  lock.py  lease.py -> lease_state.py            what users hold in their hands
               acquisition.py
               single_flight.py  flight_options.py  flight_calls.py
+              rate_limit.py  api_headers.py
               cached_values.py  computed.py  decorating.py  key_templates.py
               functions.py  redis_py_words.py  taken.py  blocks.py  done_marks.py
               said_once.py  loss.py  stable_texts.py
     runtime/  runtime.py  contexts.py  options.py  held_leases.py        what the locks of one process share
               renewal.py  expiry.py -> clockwork.py  giving_back.py  transactions.py
     policy/   straight.py -> locks.py  flights.py  flight_outcomes.py    every rule, once, for threads and tasks
-              sync_bridge.py
-    local/    queues.py  flights.py  events.py                           how callers of one process wait for each other
+              rate_limits.py  sync_bridge.py
+    local/    queues.py  flights.py  events.py  schedules.py             how callers of one process wait for each other
     redis/    flight_store.py -> lock_store.py -> look_store.py          requests and replies
               -> store.py -> lua/*.lua
               messages.py  key_names.py  packing.py  lock_requests.py  marks.py
+              rate_store.py
               sync_transport.py  async_transport.py -> transport.py      how bytes travel
               wire.py
               connections.py -> errands.py  node.py  server_clock.py     where to
               outage.py
     ground    conf.py  signals.py  exceptions.py  records.py  tokens.py  formatting.py  forks.py  clock.py
+              rates.py
 """
 
 from __future__ import annotations
 
 from .api.lease import Lease
 from .api.lock import Lock
+from .api.rate_limit import Booking, RateLimit
 from .api.service import Locksmith, locksmith
 from .exceptions import (
     LockBusy,
@@ -49,6 +53,7 @@ from .exceptions import (
 from .records import Holder, LockInfo, Skipped
 
 __all__ = [
+    "Booking",
     "Holder",
     "Lease",
     "Lock",
@@ -60,6 +65,7 @@ __all__ = [
     "Locksmith",
     "LocksmithError",
     "PopulateFailed",
+    "RateLimit",
     "RetryLater",
     "Skipped",
     "StaleFence",

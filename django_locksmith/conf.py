@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 
+from .rates import Rate, read_rate
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -19,6 +21,7 @@ Seconds = float | int | timedelta
 SHORTEST_LEASE: Final = 0.001  # Redis counts in milliseconds
 LONGEST_LEASE: Final = 365 * 86400.0
 _LONGEST_PREFIX: Final = 200
+_LONGEST_CAUTION: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Settings:
         renew: whether the leases of live holders are kept alive.
         max_hold: how long renewal goes on; `None` = as long as the holder lives.
         min_replicas: how many replicas must have a grant before it counts.
+        rate_limits: rates by the names of rate limits: `{"twitter": "15/15m"}`.
+        rate_caution: seconds that a rate limit keeps beyond each of its windows, for callers wake up late.
     """
 
     redis: str = field(default="default", repr=False)  # it may have a password in it
@@ -44,6 +49,8 @@ class Settings:
     renew: bool = False
     max_hold: float | None = None
     min_replicas: int = 0
+    rate_limits: Mapping[str, Rate] = field(default_factory=dict)
+    rate_caution: float = 0.02
 
     def prefix_now(self) -> str:
         """The prefix, also where a function makes it. Raises `ImproperlyConfigured` for what cannot be one."""
@@ -65,6 +72,8 @@ class GivenSettings(TypedDict, total=False):
     renew: bool
     max_hold: Seconds | None
     min_replicas: int
+    rate_limits: Mapping[str, str]
+    rate_caution: Seconds
 
 
 _NAMES: Final = tuple(field.name for field in fields(Settings))
@@ -106,6 +115,8 @@ def _checked(base: Settings, values: Mapping[str, Any], title: Any) -> Settings:
         "renew": flag,
         "max_hold": hold_seconds,
         "min_replicas": _count,
+        "rate_limits": _rates,
+        "rate_caution": caution_seconds,
     }
     for name in values:
         if name not in checks:
@@ -147,6 +158,20 @@ def hold_seconds(name: str, value: Seconds | None) -> float | None:
     if not 0 < seconds < math.inf:
         raise ValueError(f"{name} must be more than 0 seconds, or None for no limit, not {value!r}")
     return seconds
+
+
+def caution_seconds(name: str, value: Seconds) -> float:
+    """What a rate limit keeps beyond its windows in seconds, or an error that names the argument."""
+    seconds = _seconds(name, value)
+    if not 0 <= seconds <= _LONGEST_CAUTION:
+        raise ValueError(f"{name} must be from 0 to {_LONGEST_CAUTION:g} seconds, not {value!r}")
+    return seconds
+
+
+def _rates(name: str, value: Any) -> dict[str, Rate]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} is a dict of rates by names, like {{'twitter': '15/15m'}}, not {value!r}")
+    return {_text(f"{name}'s names", key): read_rate(rate, f"{name}[{key!r}]") for key, rate in value.items()}
 
 
 def _seconds(name: str, value: Seconds) -> float:

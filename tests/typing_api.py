@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import assert_type
 
 from django_locksmith import (
+    Booking,
     Holder,
     Lease,
     Lock,
@@ -18,6 +19,7 @@ from django_locksmith import (
     Locksmith,
     LocksmithError,
     LockUnavailable,
+    RateLimit,
     Skipped,
     locksmith,
     signals,
@@ -286,3 +288,44 @@ async def decorated_in_a_task() -> None:
     await user_later.ainvalidate(7)
     assert_type(await Summarised().summary_later(7), bytes)
     await Summarised().summary_later.ainvalidate(7)
+
+
+# ---- rate limits
+
+twitter = locksmith.rate_limit("twitter", "15/15m", blocking_timeout=None, caution=0.1)
+assert_type(twitter, RateLimit)
+assert_type(locksmith.rate_limit("twitter"), RateLimit)
+locksmith.rate_limit("twitter", 15)  # type: ignore[arg-type]
+
+
+@twitter
+def call_the_api(number: int) -> str:
+    return ""
+
+
+@twitter
+async def call_the_api_async(number: int) -> str:
+    return ""
+
+
+assert_type(call_the_api(7), str)
+
+
+def with_places() -> None:
+    with twitter as booking:
+        assert_type(booking, Booking)
+        assert_type(booking.at, float | None)
+    assert_type(twitter.take(cost=2, blocking_timeout=timedelta(seconds=5)), Booking)
+    twitter.pause(timedelta(seconds=20))
+    twitter.sync(remaining=3, reset=120, limit=15)
+    twitter.sync_from({"Retry-After": "20"})
+
+
+async def with_places_of_tasks() -> None:
+    async with twitter as booking:
+        assert_type(booking, Booking)
+    assert_type(await twitter.atake(blocking=False), Booking)
+    assert_type(await call_the_api_async(7), str)
+    await twitter.apause(20)
+    await twitter.a_sync(remaining=3, reset=120)
+    await twitter.a_sync_from({"Retry-After": "20"})

@@ -34,6 +34,10 @@ BRACES = (
     "the key %r has braces in it, which stand for arguments in a decorator only: here they are the same for every"
     " caller. Was an f before the string forgotten?"
 )
+RATE_BY_MEMORY = (
+    "the rate limit %r is kept by each process for itself, from what it knows, for Redis gives no usable answer: all of"
+    " them together may be too fast."
+)
 DROPPED = (
     "a lease of the lock %r was dropped without being released, and so nobody can release it: it ends by itself."
     " Keep the lease, or the Lock object whose acquire() gave it, or use a with block."

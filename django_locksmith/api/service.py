@@ -11,12 +11,14 @@ from django.core.signals import setting_changed
 from .. import conf, signals
 from ..policy import locks as lock_policy
 from ..policy.sync_bridge import run_sync
+from ..rates import read_rate
 from ..records import LockInfo, Skipped
 from ..redis.key_names import check_key
-from ..runtime.options import NO_OPTIONS, check_template, options_of
+from ..runtime.options import NO_OPTIONS, UNSET, Unset, check_template, options_of
 from ..runtime.runtime import Runtime
 from .functions import is_async
 from .lock import Lock
+from .rate_limit import RateLimit
 from .single_flight import SingleFlight
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
     from ..exceptions import LockBusy
     from ..runtime.contexts import Context
-    from ..runtime.options import Unset
     from .lease import Lease
 
 T = TypeVar("T")
@@ -227,6 +228,49 @@ class Locksmith(SingleFlight):
         if not callable(callback):
             raise TypeError(f"callback must be a function that takes `release`, not {callback!r}")
         return lock.arun(callback) if is_async(callback) else lock.run(callback)
+
+    def rate_limit(
+        self,
+        name: str,
+        rate: str | None = None,
+        *,
+        blocking_timeout: conf.Seconds | Unset | None = UNSET,
+        caution: conf.Seconds | Unset = UNSET,
+    ) -> RateLimit:
+        """Make a rate limit: so many calls in so many seconds, for all servers together.
+
+        Redis is not asked before a place is taken. All who use a name must mean the same rate.
+
+        Args:
+            name: what it is called; of a decorator, a template over the arguments of the call
+                (`"github:{token_id}"`).
+            rate: as `"15/15m"` or `"20/s, 1000/h"` (s, m, h, d): all windows hold. Default, that of
+                `LOCKSMITH["RATE_LIMITS"]`.
+            blocking_timeout: how long to wait for a place, seconds; `None` = without limit.
+            caution: seconds that are kept beyond each window; default, `LOCKSMITH["RATE_CAUTION"]`, 0.02.
+
+        Returns:
+            A `RateLimit`.
+
+        Raises:
+            TypeError, ValueError: name the argument at fault.
+        """
+        name = check_key(name)
+        if not name:
+            raise ValueError("a rate limit needs a name")
+        known = self.settings.rate_limits
+        if rate is not None:
+            read = read_rate(rate, "rate")
+        elif name in known:
+            read = known[name]
+        else:
+            has = ", ".join(map(repr, known)) or "none"
+            raise ValueError(f"LOCKSMITH['RATE_LIMITS'] has no {name!r} (it has {has}); name it there, or give a rate")
+        wait: float | Unset | None = UNSET
+        if not isinstance(blocking_timeout, Unset):
+            wait = conf.wait_seconds("blocking_timeout", blocking_timeout)
+        spare = caution if isinstance(caution, Unset) else conf.caution_seconds("caution", caution)
+        return RateLimit(self.runtime, name, read, wait, spare)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Locksmith is of this process, and cannot be copied or pickled: make one there")

@@ -185,7 +185,7 @@ def _look_at(server: _Server, wanted: list[tuple[str, tuple[bytes, ...]]]) -> Fi
 
 
 def _trials(lock: bytes, *, cluster: bool, replicas: bool) -> list[tuple[str, tuple[bytes, ...]]]:
-    """Each command that is needed, and a way to use it that changes nothing: the key is no queue, list or stream."""
+    """Each command that is needed, and a way to use it that changes nothing: the key is of another type."""
     trials: list[tuple[str, tuple[bytes, ...]]] = [
         ("set", (b"SET", lock, b"check", b"PX", _TRIAL_MS)),
         ("get", (b"GET", lock)),
@@ -204,6 +204,13 @@ def _trials(lock: bytes, *, cluster: bool, replicas: bool) -> list[tuple[str, tu
         ("xadd", (b"XADD", lock, b"NOMKSTREAM", b"*", b"what", b"check")),
         ("xrevrange", (b"XREVRANGE", lock, b"+", b"-", b"COUNT", b"1")),
         ("xread", (b"XREAD", b"STREAMS", lock + b":none", b"0-0")),
+        ("lindex", (b"LINDEX", lock, b"0")),
+        ("llen", (b"LLEN", lock)),
+        ("lrange", (b"LRANGE", lock, b"0", b"0")),
+        ("lpop", (b"LPOP", lock)),
+        ("rpop", (b"RPOP", lock)),
+        ("hget", (b"HGET", lock, b"check")),
+        ("hset", (b"HSET", lock, b"check", b"check")),
         ("eval", (b"EVAL", _NOTHING, b"1", lock)),
         ("evalsha", (b"EVALSHA", b"0" * 40, b"1", lock)),
     ]
@@ -220,7 +227,7 @@ def _trials(lock: bytes, *, cluster: bool, replicas: bool) -> list[tuple[str, tu
     return trials
 
 
-# ---- a lock and a flight, from their beginning to their end
+# ---- a lock, a flight and a rate limit, from their beginning to their end
 
 
 async def _try_out(context: Context, key: str) -> None:
@@ -240,13 +247,19 @@ async def _try_out(context: Context, key: str) -> None:
     if isinstance(await lock_policy.once_more(flights.join, flight, token, _PROBE_SECONDS), Leads):
         await lock_policy.once_more(flights.landing, flight, token)
         await lock_policy.once_more(flights.land, flight, token, News("landed"))
+    windows, rate = [(1, _PROBE_SECONDS)], context.rates.names(key)
+    await lock_policy.once_more(context.rates.reschedule, rate, windows, 0.0)
+    place = await lock_policy.once_more(context.rates.book, rate, windows, 1, None)
+    await lock_policy.once_more(context.rates.place, rate, place.number)
+    await lock_policy.once_more(context.rates.unbook, rate, place.number, 1)
 
 
 def _clean_up(context: Context, key: str) -> None:
     # What is left would vanish by itself: that of a flight after seconds, that of a cluster's lock after minutes.
     deployment = context.store.transport.deployment
     names = context.store.names(key)
-    for each in (context.flights.names(key).news, *([names.index] if names.own_index else [])):
+    rate = context.rates.names(key)
+    for each in (context.flights.names(key).news, rate.lock, rate.places, *([names.index] if names.own_index else [])):
         with _Server(deployment.node_for(each)) as server:
             server.ask(b"DEL", each)
 

@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
 from itertools import count
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _SLOTS = 16384
 DONE = "<done>"
-_RESERVED = ("<queue>", "<baton>", "<index>", "<flight>", "<news>", "<pause>", DONE)
+_RESERVED = ("<queue>", "<baton>", "<index>", "<flight>", "<news>", "<pause>", DONE, "<rate>", "<places>")
 _OPEN_BRACE = "LOCKSMITH['PREFIX'] {!r} has an open brace; a cluster needs it closed or left out"
 _LONGEST = 200
 """Bytes of a flight's name. A longer one (the keys of caches may be long) is replaced by its digest."""
@@ -78,6 +81,21 @@ class FlightNames:
     def keys(self) -> tuple[bytes, ...]:
         """What the scripts get as KEYS, in this order."""
         return (self.lock, self.news, self.pause)
+
+
+@dataclass(frozen=True, eq=False)
+class RateNames:
+    """The keys of one rate limit. `lock` is its state, by which it is found."""
+
+    key: str
+    lock: bytes
+    places: bytes
+    heads: dict[object, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """What the scripts get as KEYS, in this order."""
+        return (self.places, self.lock)
 
 
 def check_key(key: object) -> str:
@@ -150,10 +168,22 @@ def _names_of_flight(prefix: str, key: str, *, in_cluster: bool) -> FlightNames:
     name = encode(key)
     if len(name) > _LONGEST:
         name = sha256(name).hexdigest().encode()
-    flight, news, pause = (encode(f"{prefix}{word}{{{crc_hqx(name, 0):x}}}") + name for word in _RESERVED[3:6])
-    if in_cluster and not slot_of(flight) == slot_of(news) == slot_of(pause):
-        raise ValueError(_OPEN_BRACE.format(prefix))
+    flight, news, pause = _tagged(prefix, _RESERVED[3:6], name, in_cluster=in_cluster)
     return FlightNames(key, flight, news, pause)
+
+
+@lru_cache(maxsize=1024)
+def names_of_rate(prefix: str, name: str, *, in_cluster: bool) -> RateNames:
+    """As those of a flight."""
+    state, places = _tagged(prefix, _RESERVED[7:9], encode(name), in_cluster=in_cluster)
+    return RateNames(name, state, places)
+
+
+def _tagged(prefix: str, words: Sequence[str], name: bytes, *, in_cluster: bool) -> list[bytes]:
+    keys = [encode(f"{prefix}{word}{{{crc_hqx(name, 0):x}}}") + name for word in words]
+    if in_cluster and len({slot_of(key) for key in keys}) > 1:
+        raise ValueError(_OPEN_BRACE.format(prefix))
+    return keys
 
 
 def is_lock(prefix: str, name: bytes | str) -> bool:

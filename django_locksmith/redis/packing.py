@@ -38,4 +38,7 @@ def _head(script: Script, names: Keyring, *command: bytes) -> bytes:
 
 def request(script: Script, names: Keyring, *arguments: bytes, full: bool = False) -> bytes:
     """A script's call."""
+    if script.arguments < 0:  # not to be packed beforehand, for their number is not known
+        called = (b"EVAL", script.text) if full else (b"EVALSHA", script.digest)
+        return pack(*called, b"%d" % len(names.keys), *names.keys, *arguments)
     return head(script, names, full) + b"".join(map(bulk, arguments))

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..local.events import LoopEvent, ThreadEvent
 from ..local.flights import LocalFlights
 from ..local.queues import LocalQueues
+from ..local.schedules import LocalSchedules
 from ..redis.flight_store import FlightStore
+from ..redis.rate_store import RateStore
 
 if TYPE_CHECKING:
     from django.dispatch import Signal
@@ -36,6 +38,8 @@ class Context:
         self.queues = LocalQueues(self.event, store.now)
         self.flights = FlightStore(store)
         self.local_flights = LocalFlights(self.event, store.now)
+        self.rates = RateStore(store)
+        self.schedules = LocalSchedules()
 
     async def tell(self, signal: Signal, **named: Any) -> None:
         """Send a signal; a receiver that fails is logged and changes nothing."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from django_locksmith import Lease, Lock, LockInfo, Locksmith
+    from django_locksmith.api.rate_limit import Booking, RateLimit
     from django_locksmith.local.flights import LocalFlights
     from django_locksmith.runtime.contexts import Context
 
@@ -53,6 +54,19 @@ class Caller:
         raise NotImplementedError
 
     def clear(self, service: Locksmith, *keys: str, **how: Any) -> list[LockInfo]:
+        raise NotImplementedError
+
+    # ---- rate limits
+
+    def start_take(self, limit: RateLimit, **how: Any) -> Future[Booking]:
+        """Begin to take a place, in a thread or task of its own."""
+        raise NotImplementedError
+
+    def take(self, limit: RateLimit, **how: Any) -> Booking:
+        return self.start_take(limit, **how).result(60)
+
+    def api_says(self, limit: RateLimit, word: str, *what: Any, **more: Any) -> None:
+        """`pause`, `sync` or `sync_from`, by the word for this kind of caller."""
         raise NotImplementedError
 
     # ---- single flight
@@ -112,6 +126,12 @@ class SyncCaller(Caller):
     def clear(self, service: Locksmith, *keys: str, **how: Any) -> list[LockInfo]:
         return service.clear(*keys, **how)
 
+    def start_take(self, limit: RateLimit, **how: Any) -> Future[Booking]:
+        return in_thread(lambda: limit.take(**how))
+
+    def api_says(self, limit: RateLimit, word: str, *what: Any, **more: Any) -> None:
+        getattr(limit, word)(*what, **more)
+
     def populate(self, function: Callable[[], Any]) -> Callable[[], Any]:
         return function
 
@@ -165,6 +185,13 @@ class AsyncCaller(Caller):
     def clear(self, service: Locksmith, *keys: str, **how: Any) -> list[LockInfo]:
         found: list[LockInfo] = self._run(service.aclear(*keys, **how))
         return found
+
+    def start_take(self, limit: RateLimit, **how: Any) -> Future[Booking]:
+        return self._start(limit.atake(**how))
+
+    def api_says(self, limit: RateLimit, word: str, *what: Any, **more: Any) -> None:
+        twin = {"pause": "apause", "sync": "a_sync", "sync_from": "a_sync_from"}[word]
+        self._run(getattr(limit, twin)(*what, **more))
 
     def populate(self, function: Callable[[], Any]) -> Callable[[], Any]:
         async def populate() -> Any:

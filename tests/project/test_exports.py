@@ -10,6 +10,7 @@ import django_locksmith
 def test_all_is_pinned() -> None:
     """The public names are these: one more or less is a decision, not an accident."""
     assert django_locksmith.__all__ == [
+        "Booking",
         "Holder",
         "Lease",
         "Lock",
@@ -21,6 +22,7 @@ def test_all_is_pinned() -> None:
         "Locksmith",
         "LocksmithError",
         "PopulateFailed",
+        "RateLimit",
         "RetryLater",
         "Skipped",
         "StaleFence",

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from hashlib import sha1
 from importlib.resources import files
 
+ANY = -1
+"""As many arguments as a call has."""
+
 
 @dataclass(frozen=True, eq=False)
 class Script:
@@ -45,3 +48,8 @@ JOIN = _read("news", "join", arguments=3)
 LANDING = _read("news", "landing", arguments=1)
 LAND = _read("news", "land", arguments=5)
 VOID = _read("news", "void", arguments=1)
+
+BOOK = _read("schedule", "book", arguments=ANY)
+PLACE = _read("schedule", "place", arguments=1)
+UNBOOK = _read("schedule", "unbook", arguments=3)
+RESCHEDULE = _read("schedule", "reschedule", arguments=ANY)

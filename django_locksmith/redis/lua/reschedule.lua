@@ -1,0 +1,56 @@
+-- What an API says of itself: no call for a while, or that fewer are left than we know of. Whoever has a place in the
+-- time to come gets a later one, in the same order. KEYS stand in schedule.lua.
+--
+-- ARGV  1 until when this request is valid, server µs
+--       2 µs from now on during which there is no place; 0 = no pause
+--       3 how many calls the API has counted in the window that began then; 0 = it does not say
+--       4 when that window began, µs before now
+--       5, 6, ... N and µs of each window
+-- Returns  the µs until the next place; -2 too late
+
+if now > tonumber(ARGV[1]) then return -2 end
+local windows, most, longest = windows_from(5)
+local n, pause = number_of_last(), math.max(paused_until(), now + tonumber(ARGV[2]))
+local began = now - tonumber(ARGV[4])
+
+local all, later = {}, {}
+local since = 0
+for _, text in ipairs(redis.call('LRANGE', places, 0, -1)) do
+  local place = tonumber(text)
+  if place > now then
+    later[#later + 1] = place
+  else
+    if place > began then since = since + 1 end
+    all[#all + 1] = place
+  end
+end
+
+-- Calls that are none of ours, or that we have forgotten.
+for _ = 1, math.min(tonumber(ARGV[3]) - since, most) do all[#all + 1] = began end
+table.sort(all)
+
+-- What has one place stays together: it may be one call that counts for several.
+local last, i = 0, 1
+while i <= #later do
+  local place, cost = later[i], 1
+  while later[i + cost] == place do cost = cost + 1 end
+  i = i + cost
+  place = math.max(place, last, pause)
+  for _, window in ipairs(windows) do
+    local before = all[#all + cost - window[1]]
+    if before then place = math.max(place, before + window[2]) end
+  end
+  for _ = 1, cost do all[#all + 1] = place end
+  last = place
+end
+
+redis.call('DEL', places)
+for i = 1, #all, 1000 do redis.call('RPUSH', places, unpack(all, i, math.min(i + 999, #all))) end
+redis.call('HSET', state, 'n', n, 'pause', pause)
+keep_until(math.max(last, pause, now) + longest)
+local next_place = math.max(now, last, pause)
+for _, window in ipairs(windows) do
+  local before = all[#all + 1 - window[1]]
+  if before then next_place = math.max(next_place, before + window[2]) end
+end
+return next_place - now

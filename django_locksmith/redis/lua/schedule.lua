@@ -1,0 +1,40 @@
+-- Shared by the scripts of a rate limit.
+--
+-- KEYS  1 places  list of server µs, in order: of each call in the last window, and of each that is booked for later
+--       2 state   hash: n = the number of the last place, pause = server µs before which there is none
+
+local places, state = KEYS[1], KEYS[2]
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local LONGEST = 400 * 86400 * 1000000 -- what is further away than any of ours is nobody's
+
+-- N and µs of each window, from this argument on.
+local function windows_from(first)
+  local windows, most, longest = {}, 0, 0
+  for i = first, #ARGV, 2 do
+    local calls, us = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
+    windows[#windows + 1] = {calls, us}
+    most, longest = math.max(most, calls), math.max(longest, us)
+  end
+  return windows, most, longest
+end
+
+-- Numbers are never used twice, also where all was forgotten: they begin with the time.
+local function number_of_last()
+  local n = tonumber(redis.call('HGET', state, 'n') or '')
+  if n then return n end
+  redis.call('DEL', places)
+  return now
+end
+
+local function paused_until()
+  local pause = tonumber(redis.call('HGET', state, 'pause') or '') or 0
+  return pause < now + LONGEST and pause or 0
+end
+
+-- All of it ends when it tells nothing any more.
+local function keep_until(us)
+  local ms = math.ceil((us - now) / 1000) + 1000
+  redis.call('PEXPIRE', places, ms)
+  redis.call('PEXPIRE', state, ms)
+end
