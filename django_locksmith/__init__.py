@@ -21,11 +21,12 @@ The way in, for readers of the code (imports point down only, `lint-imports` pro
               renewal.py  expiry.py -> clockwork.py  giving_back.py  transactions.py
     policy/   straight.py -> locks.py  flights.py  flight_outcomes.py    every rule, once, for threads and tasks
               rate_limits.py  sync_bridge.py
-    local/    queues.py  flights.py  events.py  schedules.py             how callers of one process wait for each other
+    local/    queues.py  flights.py  events.py                           how callers of one process wait for each other
+              schedules.py -> sleepers.py
     redis/    flight_store.py -> lock_store.py -> look_store.py          requests and replies
               -> store.py -> lua/*.lua
               messages.py  key_names.py  packing.py  lock_requests.py  marks.py
-              rate_store.py
+              rate_store.py -> listening.py -> lock_store.py
               sync_transport.py  async_transport.py -> transport.py      how bytes travel
               wire.py
               connections.py -> errands.py  node.py  server_clock.py     where to

@@ -248,10 +248,11 @@ async def _try_out(context: Context, key: str) -> None:
         await lock_policy.once_more(flights.landing, flight, token)
         await lock_policy.once_more(flights.land, flight, token, News("landed"))
     windows, rate = [(1, _PROBE_SECONDS)], context.rates.names(key)
-    await lock_policy.once_more(context.rates.reschedule, rate, windows, 0.0)
-    place = await lock_policy.once_more(context.rates.book, rate, windows, 1, None)
+    for _ in range(2):
+        place = await lock_policy.once_more(context.rates.book, rate, windows, 1, None, encode(new_token()))
+    await lock_policy.once_more(context.rates.reschedule, rate, windows, 2 * _PROBE_SECONDS)  # moves a place
     await lock_policy.once_more(context.rates.place, rate, place.number)
-    await lock_policy.once_more(context.rates.unbook, rate, place.number, 1)
+    await lock_policy.once_more(context.rates.unbook, rate, place.number, 1, b"")
 
 
 def _clean_up(context: Context, key: str) -> None:
@@ -259,7 +260,7 @@ def _clean_up(context: Context, key: str) -> None:
     deployment = context.store.transport.deployment
     names = context.store.names(key)
     rate = context.rates.names(key)
-    for each in (context.flights.names(key).news, rate.lock, rate.places, *([names.index] if names.own_index else [])):
+    for each in (context.flights.names(key).news, *rate.keys, *([names.index] if names.own_index else [])):
         with _Server(deployment.node_for(each)) as server:
             server.ask(b"DEL", each)
 

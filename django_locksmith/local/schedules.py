@@ -6,8 +6,12 @@ import threading
 from bisect import insort
 from typing import TYPE_CHECKING
 
+from .sleepers import Sleepers
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from .events import Event
 
 _MANY = 1000
 
@@ -15,7 +19,8 @@ _MANY = 1000
 class LocalSchedule:
     """The places of one rate limit that callers of this process have had or will have; monotonic seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, event: type[Event]) -> None:
+        self.sleepers = Sleepers(event)
         self._places: list[float] = []
         self._paused_until = 0.0
         self._mutex = threading.RLock()
@@ -60,7 +65,8 @@ class LocalSchedule:
 class LocalSchedules:
     """Those of one process or event loop, by the names in Redis."""
 
-    def __init__(self) -> None:
+    def __init__(self, event: type[Event]) -> None:
+        self._event = event
         self._known: dict[bytes, LocalSchedule] = {}
 
     def of(self, name: bytes, now: float) -> LocalSchedule:
@@ -71,5 +77,5 @@ class LocalSchedules:
                 for other, known in list(self._known.items()):
                     if known.is_over(now):
                         self._known.pop(other, None)
-            schedule = self._known.setdefault(name, LocalSchedule())
+            schedule = self._known.setdefault(name, LocalSchedule(self._event))
         return schedule

@@ -1,7 +1,8 @@
 """The rules of rate limits, written once: book a place, sleep until it has come, give it back.
 
 As in `locks.py`, everything is a coroutine over a store that is given to it. The place is worked out by one script, on
-the server's clock; whoever has it sleeps once, and asks once more as he wakes: an API may have asked for a pause.
+the server's clock; whoever has it sleeps once. Should an API ask for a pause meanwhile, places are moved: of those who
+sleep in this process one listens for all, and who sleeps alone asks once more as he wakes.
 """
 
 from __future__ import annotations
@@ -9,17 +10,25 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..exceptions import LockUnavailable, RetryLater
+from ..exceptions import LockUnavailable, RetryLater, ServerTrouble
+from ..redis.key_names import encode
+from ..redis.messages import NoReply
+from ..tokens import new_token
 from .locks import once_more
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ..local.schedules import LocalSchedule
+    from ..local.sleepers import Sleeper, Sleepers
     from ..redis.key_names import RateNames
     from ..redis.rate_store import Place, RateStore
 
 _LONGEST = 365 * 86400.0
+_LISTENS_FOR = 10.0
+"""Seconds for which Redis is asked for news at a time."""
+_LISTENS_FROM = 0.3
+"""Seconds to the farthest place, from which on it is worth it."""
 
 
 class Terms(NamedTuple):
@@ -57,40 +66,85 @@ async def take(
     """
     began = rates.now()
     until = inf if terms.wait is None else began + terms.wait
+    by = encode(new_token())
+    place: Place | None = None
     try:
-        place = await once_more(rates.book, names, terms.windows, terms.cost, terms.wait)
-    except LockUnavailable as trouble:
-        warn(trouble)
-        return await _take_by_memory(rates, memory, terms, began, until)
+        place = await once_more(rates.book, names, terms.windows, terms.cost, terms.wait, by)
+        if place.number:
+            memory.note(place.received + place.left, terms.cost, terms.most)
+            await _until_it_has_come(rates, memory.sleepers, names, place, until)
+    except BaseException as error:
+        if place is None and isinstance(error, LockUnavailable):
+            warn(error)
+            return await _take_by_memory(rates, memory, terms, began, until)
+        if place is not None:
+            memory.forget(place.received + place.left, terms.cost)
+        await rates.shielded(_unbook(rates, names, place, terms.cost, by))
+        raise
     if not place.number:
         raise RetryLater(min(place.left, _LONGEST))
-    memory.note(place.received + place.left, terms.cost, terms.most)
-    try:
-        await _until_it_has_come(rates, names, place, until)
-    except BaseException:
-        memory.forget(place.received + place.left, terms.cost)
-        await rates.shielded(_unbook(rates, names, place, terms.cost))
-        raise
     return Taken(rates.now() - began, place.server_time + place.left)
 
 
-async def _until_it_has_come(rates: RateStore, names: RateNames, place: Place, until: float) -> None:
-    left = place.received + place.left - rates.now()
+async def _until_it_has_come(
+    rates: RateStore, sleepers: Sleepers, names: RateNames, place: Place, until: float
+) -> None:
+    """Sleep, and hear of it if the place is moved meanwhile."""
     if place.left <= 0:
         return
-    while left > 0:
-        await rates.sleep(left)
-        try:
-            left = await once_more(rates.place, names, place.number)
-        except LockUnavailable:
-            return  # it was ours when we were last told
-        if rates.now() + left > until:
-            raise RetryLater(min(left, _LONGEST))
-
-
-async def _unbook(rates: RateStore, names: RateNames, place: Place, cost: int) -> None:
+    at = place.received + place.left
+    sleeper = sleepers.join(place.moved, at)
     try:
-        await rates.unbook(names, place.number, cost)
+        while True:
+            now = rates.now()
+            if sleeper.has_news or (at <= now and not sleeper.is_covered):
+                sleeper.saw_to_it()
+                try:
+                    left = await once_more(rates.place, names, place.number)
+                except LockUnavailable:
+                    left = max(0.0, at - now)  # it was ours when we were last told
+                at = sleeper.until = rates.now() + left
+                if at > until:
+                    raise RetryLater(min(left, _LONGEST))
+                if left <= 0:
+                    return
+            elif at <= now:
+                return
+            elif sleeper.begin_to_listen(now + _LISTENS_FROM):
+                await _listen(rates, sleepers, sleeper, names, at)
+            else:
+                await sleeper.sleep(at - now)
+    finally:
+        if line := sleeper.leave():
+            await rates.shielded(line.leave())
+
+
+async def _listen(rates: RateStore, sleepers: Sleepers, sleeper: Sleeper, names: RateNames, at: float) -> None:
+    """Be the one who listens, until his place comes, or there are news."""
+    news: int | NoReply | None = None
+    try:
+        line = sleepers.line
+        if line is None:
+            line = sleepers.line = await rates.listen(names, sleeper.saw_to_it(), _LISTENS_FOR)
+        news = await line.news_within(at - rates.now())
+    except (ServerTrouble, LockUnavailable):
+        sleeper.end_listening(hand_on=False)  # then each looks as he wakes; and the next who books tries it again
+        await sleeper.sleep(at - rates.now())
+        return
+    finally:
+        # What was interrupted in the middle of a reply is of no use to others.
+        if not isinstance(news, NoReply):
+            line, sleepers.line = sleepers.line, None
+            if line is not None:
+                await rates.shielded(line.leave())
+    if isinstance(news, int):
+        sleepers.hear(news)
+    sleeper.end_listening()
+
+
+async def _unbook(rates: RateStore, names: RateNames, place: Place | None, cost: int, by: bytes) -> None:
+    try:
+        await rates.unbook(names, place.number if place else 0, cost, by)
     except Exception:  # it costs a place, and the schedule goes on; see unbook: never twice
         pass
 

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any, get_args
 
 from redis.exceptions import NoScriptError
 
-from ..exceptions import LockUnavailable, ServerTrouble
+from ..exceptions import LockUnavailable
 from ..tokens import looks_like_a_token
 from .key_names import decode, names_of_flight
-from .lock_store import LONGEST_BLOCK, TOO_LATE, too_late
+from .listening import listen
+from .lock_store import TOO_LATE, too_late
 from .lua import JOIN, LAND, LANDING, VOID
-from .messages import Follows, Leads, News, NewsOf, NoReply, Paused
-from .packing import pack, request
+from .messages import Follows, Leads, News, NewsOf, Paused
+from .packing import request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine, Sequence
 
     from .key_names import FlightNames
+    from .listening import Listener
     from .lock_store import LockStore
-    from .transport import Connection
 
 
 _SECONDS = re.compile(r"\d{1,10}(\.\d{1,9})?")
@@ -94,25 +94,9 @@ class FlightStore:
         reply = await self._store.run(VOID, names, b"1" if landing else b"0")
         return _bytes(reply[1]) if reply[0] else None
 
-    async def listen(self, names: FlightNames, since: bytes, seconds: float) -> Listener:
+    async def listen(self, names: FlightNames, since: bytes, seconds: float) -> Listener[News]:
         """Block, on a connection of our own, until there are news after `since`."""
-        place = self._store.place_to_wait()
-        if place is None:
-            raise ServerTrouble(RuntimeError("as many connections as may be wait already"))
-        leave = partial(self._store.waiting.discard, place)
-        try:
-            node = self._transport.node_for(names.lock)
-            connection = await self._transport.connection_to(node)
-        except BaseException:
-            leave()
-            raise
-        listener = Listener(leave, connection, names.news, since, node.longest_block)
-        try:
-            await listener.block(seconds)
-        except BaseException:
-            await listener.leave()
-            raise
-        return listener
+        return await listen(self._store, names.lock, (names.news, since), seconds, _news_or_void)
 
 
 class _UndoJoin:
@@ -128,51 +112,7 @@ class _UndoJoin:
         return request(LAND, self._names, self._token, b"void", b"", b"", b"0", full=True)
 
 
-class Listener:
-    """A follower that waits in Redis for the news of a flight."""
-
-    def __init__(
-        self, end: Callable[[], None], connection: Connection, news: bytes, since: bytes, longest: float
-    ) -> None:
-        self._end = end
-        self._connection = connection
-        self._request = (b"STREAMS", news, since)
-        self._longest = longest
-        self._open = True
-
-    async def block(self, seconds: float) -> None:
-        """Ask for the news, and wait for them where there are none yet."""
-        seconds = min(seconds, self._longest)
-        ms = b"0" if seconds > LONGEST_BLOCK else b"%d" % max(1, ceil(seconds * 1000))
-        await self._connection.send(pack(b"XREAD", b"BLOCK", ms, *self._request))
-
-    async def news_within(self, seconds: float) -> News | NoReply | None:
-        """The latest news, `None` if the time asked for is over; `NoReply` if neither came in these seconds.
-
-        After a reply, others may use the connection.
-        """
-        reply = await self._connection.read_within(seconds)
-        if isinstance(reply, NoReply):
-            return reply
-        self._open = False
-        self._end()
-        await self._connection.keep()
-        return _latest(reply)
-
-    async def leave(self) -> None:
-        """Close the connection, unless its reply has been read."""
-        if self._open:
-            self._open = False
-            self._end()
-            await self._connection.drop()
-
-
-def _latest(reply: Any) -> News | None:
-    # [[stream, entries]], as a map where the connection speaks RESP3; an entry is [id, [name, value, ...]].
-    if not reply:
-        return None
-    streams = list(reply.values()) if isinstance(reply, dict) else [entries for _, entries in reply]
-    _, fields = streams[0][-1]
+def _news_or_void(_: Any, fields: Sequence[bytes | str]) -> News:
     # What nobody of us can have said is as good as no result: whoever waits looks again.
     return _news(*map(decode, fields[1::2])) or News("void")
 

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 _SLOTS = 16384
 DONE = "<done>"
-_RESERVED = ("<queue>", "<baton>", "<index>", "<flight>", "<news>", "<pause>", DONE, "<rate>", "<places>")
+_RESERVED = (
+    *("<queue>", "<baton>", "<index>"),
+    *("<flight>", "<news>", "<pause>"),
+    DONE,
+    *("<rate>", "<places>", "<moved>"),
+)
 _OPEN_BRACE = "LOCKSMITH['PREFIX'] {!r} has an open brace; a cluster needs it closed or left out"
 _LONGEST = 200
 """Bytes of a flight's name. A longer one (the keys of caches may be long) is replaced by its digest."""
@@ -90,12 +95,13 @@ class RateNames:
     key: str
     lock: bytes
     places: bytes
+    news: bytes
     heads: dict[object, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def keys(self) -> tuple[bytes, ...]:
         """What the scripts get as KEYS, in this order."""
-        return (self.places, self.lock)
+        return (self.places, self.lock, self.news)
 
 
 def check_key(key: object) -> str:
@@ -175,8 +181,8 @@ def _names_of_flight(prefix: str, key: str, *, in_cluster: bool) -> FlightNames:
 @lru_cache(maxsize=1024)
 def names_of_rate(prefix: str, name: str, *, in_cluster: bool) -> RateNames:
     """As those of a flight."""
-    state, places = _tagged(prefix, _RESERVED[7:9], encode(name), in_cluster=in_cluster)
-    return RateNames(name, state, places)
+    state, places, news = _tagged(prefix, _RESERVED[7:10], encode(name), in_cluster=in_cluster)
+    return RateNames(name, state, places, news)
 
 
 def _tagged(prefix: str, words: Sequence[str], name: bytes, *, in_cluster: bool) -> list[bytes]:

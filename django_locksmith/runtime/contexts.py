@@ -39,7 +39,7 @@ class Context:
         self.flights = FlightStore(store)
         self.local_flights = LocalFlights(self.event, store.now)
         self.rates = RateStore(store)
-        self.schedules = LocalSchedules()
+        self.schedules = LocalSchedules(self.event)
 
     async def tell(self, signal: Signal, **named: Any) -> None:
         """Send a signal; a receiver that fails is logged and changes nothing."""

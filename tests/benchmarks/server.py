@@ -60,7 +60,7 @@ def stage(url: str | None, *, quick: bool) -> Iterator[Stage]:
     if url is not None:
         yield from _stage(url, quick)
         return
-    with ValkeyServer(port=_free_port(), config={"enable-debug-command": "local"}) as server:
+    with ValkeyServer(port=free_port(), config={"enable-debug-command": "local"}) as server:
         yield from _stage(f"redis://127.0.0.1:{server.port}/0", quick)
 
 
@@ -69,7 +69,8 @@ def _stage(url: str, quick: bool) -> Iterator[Stage]:
         yield Stage(url, quick, control)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
+from redis import exceptions as redis_errors
 
 from django_locksmith import Locksmith, LockUnavailable, RetryLater, locksmith
 from django_locksmith.api import said_once
 from django_locksmith.api.api_headers import Said, read_headers
 from django_locksmith.api.rate_limit import Booking, RateLimit
+from django_locksmith.local.events import ThreadEvent
 from django_locksmith.rates import Rate, Window, read_rate
+from django_locksmith.redis import sync_transport
+from django_locksmith.redis.async_transport import AsyncTransport
+from django_locksmith.redis.wire import exchange
 from tests.helpers.callers import in_thread
 from tests.helpers.servers import poll
 
@@ -247,17 +252,80 @@ def test_cancelled(valkey: Deployment) -> None:
     assert booked.are(0)
 
 
+def test_cancelled_before_it_is_heard(valkey: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So does one that is cancelled when Redis has booked the place, and its reply is still on its way."""
+    limit = quick(1, 30)
+    real = AsyncTransport.read
+
+    async def give_up() -> None:
+        await limit.atake()
+        booked = Bookings(valkey)
+        on_its_way = asyncio.Event()
+
+        async def read(self: AsyncTransport, node: Any, conn: Any) -> Any:
+            monkeypatch.setattr(AsyncTransport, "read", real)
+            await real(self, node, conn)
+            on_its_way.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(AsyncTransport, "read", read)
+        task = asyncio.create_task(limit.atake())
+        await on_its_way.wait()
+        assert booked.are(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert booked.are(0)
+
+    asyncio.run(give_up())
+
+
+def test_interrupted_before_it_is_heard(valkey: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So does a thread."""
+    limit = quick(1, 30)
+    limit.take()
+    booked = Bookings(valkey)
+
+    def interrupted(*request: Any) -> Any:
+        exchange(*request)
+        assert booked.are(1)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sync_transport, "exchange", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        limit.take()
+    assert booked.are(0)
+
+
+def test_reply_that_is_lost(valkey: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks once more, for the connection broke before the reply came, has booked one place."""
+    limit = quick(1, 0.5)
+    limit.take()
+    booked = Bookings(valkey)
+
+    def lost(conn: Any, request: bytes) -> Any:
+        exchange(conn, request)
+        assert booked.are(1)
+        monkeypatch.undo()
+        raise redis_errors.ConnectionError("the reply is lost")
+
+    monkeypatch.setattr(sync_transport, "exchange", lost)
+    assert limit.take().waited > 0
+    assert booked.are(1)
+
+
 def test_interrupted(valkey: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while a thread sleeps gives the place back."""
     limit = quick(1, 30)
     limit.take()
     booked = Bookings(valkey)
 
-    def interrupt(seconds: float) -> None:
+    async def interrupt(event: ThreadEvent, seconds: float) -> None:
         assert booked.are(1)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("time.sleep", interrupt)
+    monkeypatch.setattr(ThreadEvent, "wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
         limit.take()
     assert booked.are(0)

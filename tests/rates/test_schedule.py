@@ -30,6 +30,7 @@ redis = {call = function(word, ...)
   return {tostring(math.floor(us / 1000000)), tostring(us % 1000000)}
 end}
 """
+KEYS = "places", "state", "news"
 SECOND = 1_000_000
 VALID = 2**52
 
@@ -37,7 +38,8 @@ VALID = 2**52
 class Booked:
     """A place that somebody has; `place` moves with a pause."""
 
-    def __init__(self, number: int, cost: int, place: int) -> None:
+    def __init__(self, by: str, number: int, cost: int, place: int) -> None:
+        self.by = by
         self.number = number
         self.cost = cost
         self.place = place
@@ -58,46 +60,73 @@ class Schedule(RuleBasedStateMachine):
         self.booked: list[Booked] = []
         self.paused_until = 0
         self.counted: list[tuple[int, int]] = []
+        self.moved = 0
+        self.apart = min(10_000, *(us // calls // 10 for calls, us in windows))
+        self.bookers = 0
 
-    def _run(self, script: Script, *arguments: int) -> Any:
+    def _run(self, script: Script, *arguments: int | str) -> Any:
         self.client.set("clock", self.now)
         numbers = [number for window in self.windows for number in window]
         more = numbers if script in (BOOK, RESCHEDULE) else []
-        return self.client.eval(CLOCK + script.text, 2, "places", "state", *arguments, *more)
+        return self.client.eval(CLOCK + script.text, 3, *KEYS, *arguments, *more)
 
     def _see_where_all_are(self) -> None:
+        has_moved = False
         for each in self.booked:
             if each.place > self.now:
                 now, place = self._run(PLACE, each.number)
                 assert now == self.now
                 assert place >= each.place, "a place that came nearer"
+                has_moved = has_moved or place > each.place
                 each.place = place
+        heard = self.client.xread({"news": self.moved})
+        assert bool(heard) == has_moved, "who sleeps hears of it if a place was moved, and only then"
+        if heard:
+            self.moved = int(heard[0][1][-1][0].partition("-")[0])
 
     @rule(cost=st.integers(1, 3), wait=st.sampled_from([-1, 0, SECOND, 30 * SECOND]))
     def book(self, cost: int, wait: int) -> None:
         """The next place, or none where that is too far."""
         cost = min(cost, *(calls for calls, _ in self.windows))
         keys = self.client.lrange("places", 0, -1)
-        booked, now, place, *number = self._run(BOOK, VALID, cost, wait)
+        self.bookers += 1
+        by = f"booker {self.bookers}"
+        booked, now, place, *more = self._run(BOOK, VALID, cost, wait, by)
         assert place >= now == self.now
         assert place >= self.paused_until
         if booked:
             assert wait < 0 or place - now <= wait
-            assert place >= max((each.place for each in self.booked), default=0), "before one who came first"
-            assert number[0] > max((each.number for each in self.booked), default=0)
-            self.booked.append(Booked(number[0], cost, place))
+            last = max((each.place for each in self.booked), default=0)
+            assert place >= last, "before one who came first"
+            assert place == now or place >= last + self.apart, "so many who wake up at once are late"
+            number, moved = more
+            assert number > max((each.number for each in self.booked), default=0)
+            assert moved == self.moved
+            self.booked.append(Booked(by, number, cost, place))
         else:
             assert place - now > wait >= 0
             assert self.client.lrange("places", 0, -1) == keys, "something was booked"
 
+    @precondition(lambda self: self.booked and self.client.hget("state", "by") == self.booked[-1].by.encode())
+    @rule()
+    def ask_again(self) -> None:
+        """The reply was lost: who asks again has the place that he has booked, and no second one."""
+        last = self.booked[-1]
+        before = self.client.lrange("places", 0, -1)
+        booked, _, place, number, _ = self._run(BOOK, VALID, last.cost, -1, last.by)
+        assert (booked, place, number) == (1, last.place, last.number)
+        assert self.client.lrange("places", 0, -1) == before
+
     @precondition(lambda self: any(each.place > self.now for each in self.booked))
-    @rule(data=st.data())
-    def give_back(self, data: Any) -> None:
+    @rule(data=st.data(), heard=st.booleans())
+    def give_back(self, data: Any, heard: bool) -> None:
         """Somebody gives up: his place is free again if it is the last, and costs a place if not."""
         gone = data.draw(st.sampled_from([each for each in self.booked if each.place > self.now]))
         is_last = gone is self.booked[-1]
+        if not heard and is_last and self.client.hget("state", "by") != gone.by.encode():
+            return  # others who booked behind him have gone, and with them who he was
         before = self.client.llen("places")
-        assert self._run(UNBOOK, VALID, gone.number, gone.cost) == is_last
+        assert self._run(UNBOOK, VALID, gone.number if heard else 0, gone.cost, gone.by) == is_last
         assert before - self.client.llen("places") == (gone.cost if is_last else 0)
         if is_last:
             self.booked.remove(gone)
@@ -130,8 +159,8 @@ class Schedule(RuleBasedStateMachine):
     def too_late(self) -> None:
         """What comes after its time does nothing."""
         before = self.client.lrange("places", 0, -1), self.client.hgetall("state")
-        assert self._run(BOOK, self.now - 1, 1, -1) == [-2]
-        assert self._run(UNBOOK, self.now - 1, self.booked[-1].number if self.booked else 1, 1) == -2
+        assert self._run(BOOK, self.now - 1, 1, -1, "late") == [-2]
+        assert self._run(UNBOOK, self.now - 1, self.booked[-1].number if self.booked else 1, 1, "late") == -2
         assert self._run(RESCHEDULE, self.now - 1, SECOND, 0, 0) == -2
         assert (self.client.lrange("places", 0, -1), self.client.hgetall("state")) == before
 
@@ -174,14 +203,14 @@ def test_call_that_counts_for_several_stays_whole(valkey: Deployment) -> None:
     windows = [2, SECOND]
     with valkey.server.client() as client:
 
-        def run(script: Script, *arguments: int) -> Any:
-            return client.eval(CLOCK + script.text, 2, "places", "state", *arguments, *windows)
+        def run(script: Script, *arguments: int | str) -> Any:
+            return client.eval(CLOCK + script.text, 3, *KEYS, *arguments, *windows)
 
         client.set("clock", 1_700_000_000 * SECOND)
         run(RESCHEDULE, VALID, SECOND, 0, 0)
-        run(BOOK, VALID, 1, -1)
-        *_, number = run(BOOK, VALID, 2, -1)
+        run(BOOK, VALID, 1, -1, "one")
+        *_, number, _ = run(BOOK, VALID, 2, -1, "two")
         run(RESCHEDULE, VALID, 2 * SECOND, 0, 0)
-        _, _, behind, _ = run(BOOK, VALID, 1, -1)
-        _, dear = client.eval(CLOCK + PLACE.text, 2, "places", "state", number)
+        _, _, behind, *_ = run(BOOK, VALID, 1, -1, "three")
+        _, dear = client.eval(CLOCK + PLACE.text, 3, *KEYS, number)
         assert behind >= dear + SECOND

@@ -51,5 +51,5 @@ VOID = _read("news", "void", arguments=1)
 
 BOOK = _read("schedule", "book", arguments=ANY)
 PLACE = _read("schedule", "place", arguments=1)
-UNBOOK = _read("schedule", "unbook", arguments=3)
+UNBOOK = _read("schedule", "unbook", arguments=4)
 RESCHEDULE = _read("schedule", "reschedule", arguments=ANY)

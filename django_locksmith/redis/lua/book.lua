@@ -3,33 +3,37 @@
 -- ARGV  1 until when this request is valid, server µs: later its caller has given up, and it does nothing
 --       2 cost: how many calls it counts for; no more than the smallest N
 --       3 for how long its caller would wait, µs; -1 = without limit
---       4, 5, ... N and µs of each window
--- Returns  {1, now, place, number}  booked
+--       4 by whom: asked once more, for the reply was lost, it books nothing more
+--       5, 6, ... N and µs of each window
+-- Returns  {1, now, place, number, moved}  booked; moved: the number of the last news, 0 = none
 --          {0, now, place}          further away than the caller would wait, or too many are booked: nothing is booked
 --          {-2}                     too late
 
 if now > tonumber(ARGV[1]) then return {-2} end
 local MOST_BOOKED = 100000
 local cost, wait = tonumber(ARGV[2]), tonumber(ARGV[3])
-local windows, most, longest = windows_from(4)
+local windows, most, longest, apart = windows_from(5)
 local n = number_of_last()
+local moved = tonumber(redis.call('HGET', state, 'moved') or '') or 0
 
 local last = tonumber(redis.call('LINDEX', places, -1) or 0)
 if last > now + LONGEST then
   redis.call('DEL', places)
   last = 0
 end
+if redis.call('HGET', state, 'by') == ARGV[4] then return {1, now, last, n, moved} end
 local place = math.max(now, last, paused_until()) -- never before those who came first
 for _, window in ipairs(windows) do
   -- The call that leaves this window as the last of ours enters it.
   local before = redis.call('LINDEX', places, cost - 1 - window[1])
   if before then place = math.max(place, tonumber(before) + window[2]) end
 end
+if place > now then place = math.max(place, last + apart) end
 local length = redis.call('LLEN', places)
 if (wait >= 0 and place - now > wait) or length + cost > most + MOST_BOOKED then return {0, now, place} end
 
 for _ = 1, cost do redis.call('RPUSH', places, place) end
-redis.call('HSET', state, 'n', n + cost)
+redis.call('HSET', state, 'n', n + cost, 'by', ARGV[4])
 -- What no window reaches back to any more. Not what has N places behind it: the last may yet be given back.
 for _ = 1, cost + 8 do
   local first = tonumber(redis.call('LINDEX', places, 0))
@@ -37,4 +41,4 @@ for _ = 1, cost + 8 do
   redis.call('LPOP', places)
 end
 keep_until(place + longest)
-return {1, now, place, n + cost}
+return {1, now, place, n + cost, moved}

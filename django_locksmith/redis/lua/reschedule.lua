@@ -9,7 +9,7 @@
 -- Returns  the µs until the next place; -2 too late
 
 if now > tonumber(ARGV[1]) then return -2 end
-local windows, most, longest = windows_from(5)
+local windows, most, longest, apart = windows_from(5)
 local n, pause = number_of_last(), math.max(paused_until(), now + tonumber(ARGV[2]))
 local began = now - tonumber(ARGV[4])
 
@@ -30,27 +30,35 @@ for _ = 1, math.min(tonumber(ARGV[3]) - since, most) do all[#all + 1] = began en
 table.sort(all)
 
 -- What has one place stays together: it may be one call that counts for several.
-local last, i = 0, 1
+local last, i, has_moved = 0, 1, false
 while i <= #later do
   local place, cost = later[i], 1
   while later[i + cost] == place do cost = cost + 1 end
-  i = i + cost
-  place = math.max(place, last, pause)
+  place = math.max(place, last + apart, pause)
   for _, window in ipairs(windows) do
     local before = all[#all + cost - window[1]]
     if before then place = math.max(place, before + window[2]) end
   end
   for _ = 1, cost do all[#all + 1] = place end
-  last = place
+  has_moved = has_moved or place > later[i]
+  i, last = i + cost, place
 end
 
 redis.call('DEL', places)
 for i = 1, #all, 1000 do redis.call('RPUSH', places, unpack(all, i, math.min(i + 999, #all))) end
 redis.call('HSET', state, 'n', n, 'pause', pause)
+if has_moved then
+  -- As with the numbers of places: what was forgotten does not come again.
+  local moved = (tonumber(redis.call('HGET', state, 'moved') or '') or now) + 1
+  redis.call('HSET', state, 'moved', string.format('%.0f', moved))
+  redis.call('DEL', news)
+  redis.call('XADD', news, string.format('%.0f-0', moved), 'moved', '1')
+end
 keep_until(math.max(last, pause, now) + longest)
 local next_place = math.max(now, last, pause)
 for _, window in ipairs(windows) do
   local before = all[#all + 1 - window[1]]
   if before then next_place = math.max(next_place, before + window[2]) end
 end
+if next_place > now then next_place = math.max(next_place, last + apart) end
 return next_place - now

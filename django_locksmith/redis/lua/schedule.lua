@@ -1,22 +1,26 @@
 -- Shared by the scripts of a rate limit.
 --
 -- KEYS  1 places  list of server µs, in order: of each call in the last window, and of each that is booked for later
---       2 state   hash: n = the number of the last place, pause = server µs before which there is none
+--       2 state   hash: n = the number of the last place, by = who booked it, pause = server µs before which there is
+--                 none, moved = the number of the last news
+--       3 news    stream: one entry, that places were moved
 
-local places, state = KEYS[1], KEYS[2]
+local places, state, news = KEYS[1], KEYS[2], KEYS[3]
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local LONGEST = 400 * 86400 * 1000000 -- what is further away than any of ours is nobody's
 
--- N and µs of each window, from this argument on.
+-- N and µs of each window, from this argument on; of them all the largest N, the longest, and how far apart those are who
+-- have to wait: they are not to wake up all at once, for then some would be so late that the next came too early.
 local function windows_from(first)
-  local windows, most, longest = {}, 0, 0
+  local windows, most, longest, apart = {}, 0, 0, 10000
   for i = first, #ARGV, 2 do
     local calls, us = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
     windows[#windows + 1] = {calls, us}
     most, longest = math.max(most, calls), math.max(longest, us)
+    apart = math.min(apart, math.floor(us / calls / 10))
   end
-  return windows, most, longest
+  return windows, most, longest, apart
 end
 
 -- Numbers are never used twice, also where all was forgotten: they begin with the time.
@@ -37,4 +41,5 @@ local function keep_until(us)
   local ms = math.ceil((us - now) / 1000) + 1000
   redis.call('PEXPIRE', places, ms)
   redis.call('PEXPIRE', state, ms)
+  redis.call('PEXPIRE', news, ms)
 end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from . import contended, drain, event_loop, handoff, listing, pair, stampede
+from . import contended, drain, event_loop, handoff, listing, pair, rate_limit, stampede
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,4 +20,5 @@ SCENARIOS: Final[dict[str, Callable[[Stage], Result]]] = {
     "asyncio": event_loop.run,
     "listing": listing.run,
     "stampede": stampede.run,
+    "rate_limit": rate_limit.run,
 }
