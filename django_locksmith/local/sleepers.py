@@ -1,8 +1,8 @@
 """Who sleeps until a place in a rate limit has come, in one process (or event loop): one of them listens for all.
 
 A pause moves places that are booked already. So that not each sleeper has to ask where his is now, one listens in Redis
-for the news, and wakes the others. When his place comes, the one whose place is the farthest goes on reading in his
-stead, on the same connection: so a pause costs one look of each, and what is not moved costs none.
+for the news; the others see to them as they wake. When his place comes, the one whose place is the farthest goes on
+reading in his stead, on the same connection: so a pause costs one look of each, and what is not moved costs none.
 """
 
 from __future__ import annotations
@@ -47,12 +47,9 @@ class Sleepers:
             return mine
 
     def hear(self, number: int) -> None:
-        """There are news of this number: whoever has not heard of them wakes up."""
+        """There are news of this number: each sees to them as he wakes."""
         with self.mutex:
-            if number > self.heard:
-                self.heard = number
-                for each in self.sleepers:
-                    each.wake()
+            self.heard = max(self.heard, number)
 
     def farthest(self) -> Sleeper:
         """The one whose place comes last."""

@@ -121,25 +121,32 @@ async def _until_it_has_come(
 
 async def _listen(rates: RateStore, sleepers: Sleepers, sleeper: Sleeper, names: RateNames, at: float) -> None:
     """Be the one who listens, until his place comes, or there are news."""
-    news: int | NoReply | None = None
     try:
-        line = sleepers.line
-        if line is None:
-            line = sleepers.line = await rates.listen(names, sleeper.saw_to_it(), _LISTENS_FOR)
-        news = await line.news_within(at - rates.now())
+        news = await _news(rates, sleepers, sleeper, names, at)
     except (ServerTrouble, LockUnavailable):
         sleeper.end_listening(hand_on=False)  # then each looks as he wakes; and the next who books tries it again
         await sleeper.sleep(at - rates.now())
         return
+    if isinstance(news, int):
+        sleepers.hear(news)
+    sleeper.end_listening()
+
+
+async def _news(
+    rates: RateStore, sleepers: Sleepers, sleeper: Sleeper, names: RateNames, at: float
+) -> int | NoReply | None:
+    news: int | NoReply | None = None
+    try:
+        if sleepers.line is None:
+            sleepers.line = await rates.listen(names, sleeper.saw_to_it(), _LISTENS_FOR)
+        news = await sleepers.line.news_within(at - rates.now())
+        return news
     finally:
-        # What was interrupted in the middle of a reply is of no use to others.
+        # Only what has not answered yet is of use to the next one; not what was interrupted in the middle of a reply.
         if not isinstance(news, NoReply):
             line, sleepers.line = sleepers.line, None
             if line is not None:
                 await rates.shielded(line.leave())
-    if isinstance(news, int):
-        sleepers.hear(news)
-    sleeper.end_listening()
 
 
 async def _unbook(rates: RateStore, names: RateNames, place: Place | None, cost: int, by: bytes) -> None:
