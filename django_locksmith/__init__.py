@@ -18,9 +18,9 @@ The way in, for readers of the code (imports point down only, `lint-imports` pro
               functions.py  redis_py_words.py  taken.py  blocks.py  done_marks.py
               said_once.py  loss.py  stable_texts.py
     runtime/  runtime.py  contexts.py  options.py  held_leases.py        what the locks of one process share
-              renewal.py  expiry.py -> clockwork.py  giving_back.py  transactions.py
-    policy/   straight.py -> locks.py  flights.py  flight_outcomes.py    every rule, once, for threads and tasks
-              rate_limits.py  sync_bridge.py
+              renewal.py  expiry.py -> clockwork.py  giving_back.py  background.py  transactions.py
+    policy/   straight.py -> locks.py  flights.py -> landing.py          every rule, once, for threads and tasks
+              flight_outcomes.py  rate_limits.py  sync_bridge.py
     local/    queues.py  flights.py  events.py                           how callers of one process wait for each other
               schedules.py -> sleepers.py
     redis/    flight_store.py -> lock_store.py -> look_store.py          requests and replies

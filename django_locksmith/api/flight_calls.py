@@ -5,28 +5,38 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from .. import clock, signals
 from ..exceptions import LockBusy, LockReentered, RetryLater
 from ..policy import flights
-from ..policy.flight_outcomes import Call
+from ..policy.flight_outcomes import MISSING, Call
 from ..redis.key_names import encode
+from ..runtime.contexts import LoopContext
 from ..runtime.options import Unset
 from ..tokens import new_token
 from . import said_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
+    from ..policy.flight_outcomes import Obtained
     from ..redis.key_names import FlightNames
     from ..runtime.contexts import Context
     from ..runtime.options import Rules
     from ..runtime.runtime import Runtime
     from .flight_options import Plan
+    from .rate_limit import RateLimit
 
 logger = logging.getLogger("django_locksmith.flight")
+
+
+IN_BACKGROUND = 60.0
+"""Seconds that a thread in the background waits for a place in a rate limit; then others have their turn."""
+REFRESH_AGAIN = 1.0
+"""Seconds until a process tries again to have a value computed that another one computes, or that cannot be had."""
 
 
 class RunningComputation:
@@ -77,8 +87,16 @@ class RenewedFlight:
 
 async def obtain(context: Context, call: Call, template: str) -> Any:
     """The value, from a computation of ours or of somebody else; receivers of the signal hear how."""
+    obtained = await _told(context, call, template, flights.obtain(context.flights, context.local_flights, call))
+    assert obtained is not None
+    return obtained.value
+
+
+async def _told(
+    context: Context, call: Call, template: str, work: Coroutine[Any, Any, Obtained | None]
+) -> Obtained | None:
     if not signals.flight.wanted:
-        return (await flights.obtain(context.flights, context.local_flights, call)).value
+        return await work
     started = clock.now()
 
     async def tell(outcome: str) -> None:
@@ -86,12 +104,71 @@ async def obtain(context: Context, call: Call, template: str) -> Any:
         await context.tell(signals.flight, key=call.key, template=template, outcome=outcome, waited=waited)
 
     try:
-        obtained = await flights.obtain(context.flights, context.local_flights, call)
+        obtained = await work
     except Exception as error:
         await tell({RetryLater: "postponed", LockBusy: "busy"}.get(type(error), "failed"))
         raise
-    await tell(obtained.how)
-    return obtained.value
+    if obtained is not None:
+        await tell(obtained.how)
+    return obtained
+
+
+class Refresher:
+    """Has a value computed in the background, while its readers have the old one. At most once for each process."""
+
+    def __init__(self, context: Context, plan: Plan, make_call: Callable[[], Call]) -> None:
+        self._context = context
+        self._plan = plan
+        self._make_call = make_call
+
+    def __call__(self) -> None:
+        call = self._make_call()
+        local = self._context.local_flights
+        if not local.begin_refresh(call.names.lock, call.lease):
+            return
+        work = partial(self._refresh, call)
+        how = self._plan.refresh
+        if how is None or how == "thread":
+            begun = self._context.in_background(work)
+        else:
+            try:
+                how(self._context.callable_of(work))
+                begun = True
+            except Exception as error:
+                call.warn("%r could not be given away to be computed, and its old value is served", error)
+                begun = False
+        if not begun:
+            local.end_refresh(call.names.lock, REFRESH_AGAIN)
+
+    async def _refresh(self, call: Call) -> None:
+        context, template = self._context, self._plan.template
+        pause = REFRESH_AGAIN
+        work = flights.refresh(context.flights, context.local_flights, call)
+        try:
+            obtained = await _told(context, call, template, work)
+            pause = 0.0 if obtained else pause  # else somebody else is at it
+        except RetryLater as later:
+            logger.info("%r is not computed now: %s", call.key, later)
+        except Exception as error:
+            call.warn("the old value of %r is served, for a new one could not be computed", error)
+        finally:
+            context.local_flights.end_refresh(call.names.lock, pause)
+
+
+async def look(values: Any, plan: Plan, find_context: Callable[[], Context]) -> Any:
+    """What there is in the cache, or `MISSING`.
+
+    While this process has the value refreshed, the old copy is all there is: to look for the other first would cost
+    each reader a second request.
+    """
+    if plan.refresh is not None and values.keeps_old:
+        context = find_context()
+        names = context.flights.names(flight_name(values.alias, values.name))
+        if context.local_flights.is_refreshing(names.lock):
+            old = await values.old()
+            if old is not MISSING:
+                return old
+    return await values.fresh()
 
 
 def flight_name(cache: str, made_key: str) -> str:
@@ -99,7 +176,9 @@ def flight_name(cache: str, made_key: str) -> str:
     return f"{cache}:{made_key}"
 
 
-def call_of(runtime: Runtime, context: Context, plan: Plan, values: Any, compute: Callable[[], Any]) -> Call:
+def call_of(
+    runtime: Runtime, context: Context, plan: Plan, values: Any, compute: Callable[[], Any], limit: RateLimit | None
+) -> Call:
     """What the rules need to know of this call. Raises `LockReentered` if a computation asks for its own value."""
     if "{" in values.key and not plan.template:
         said_once.warn_of_braces(values.key)
@@ -109,7 +188,6 @@ def call_of(runtime: Runtime, context: Context, plan: Plan, values: Any, compute
         raise LockReentered(values.key)
     rules = runtime.rules_for(plan.options)
     wait = runtime.settings.blocking_timeout if isinstance(plan.wait, Unset) else plan.wait
-    token = encode(new_token())
 
     async def compute_marked() -> Any:
         running = RunningComputation(place)
@@ -121,7 +199,7 @@ def call_of(runtime: Runtime, context: Context, plan: Plan, values: Any, compute
             _running.reset(before)
 
     @contextmanager
-    def keep_alive(deadline: float) -> Iterator[RenewedFlight]:
+    def keep_alive(token: bytes, deadline: float) -> Iterator[RenewedFlight]:
         flight = RenewedFlight(names, token, rules, deadline)
         runtime.renewer().add(flight)
         try:
@@ -129,18 +207,32 @@ def call_of(runtime: Runtime, context: Context, plan: Plan, values: Any, compute
         finally:
             runtime.renewer().remove(flight)
 
-    return Call(
-        key=values.key,
-        names=names,
-        token=token,
-        values=values,
-        compute=compute_marked,
-        keep_alive=keep_alive,
-        warn=lambda text, error: logger.warning(text + ": %s", values.key, error),
-        lease=rules.timeout,
-        until=inf if wait is None else clock.now() + wait,
-        keeps_old=values.keeps_old,
-        error_ttl=plan.error_ttl,
-        on_error=plan.on_error,
-        on_timeout=plan.on_timeout,
-    )
+    def make_refreshing() -> Call:
+        # It may begin when the call that asked for it is long over.
+        return make_call(IN_BACKGROUND)
+
+    def make_call(wait: float | None) -> Call:
+        token = encode(new_token())
+        until = inf if wait is None else clock.now() + wait
+        return Call(
+            key=values.key,
+            names=names,
+            token=token,
+            values=values,
+            compute=compute_marked,
+            keep_alive=partial(keep_alive, token),
+            warn=lambda text, error: logger.warning(text + ": %s", values.key, error),
+            lease=rules.timeout,
+            until=until,
+            keeps_old=values.keeps_old,
+            error_ttl=plan.error_ttl,
+            on_error=plan.on_error,
+            on_timeout=plan.on_timeout,
+            allowance=limit.allowance(in_loop=isinstance(context, LoopContext)) if limit else None,
+            place_until=until,
+            patience=plan.patience,
+            in_background=plan.refresh is not None,
+            refresh=Refresher(context, plan, make_refreshing),
+        )
+
+    return make_call(wait)

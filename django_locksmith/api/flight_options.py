@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Union
 
 from .. import conf
 from ..runtime.options import UNSET, Options, Unset, check_template
+from .rate_limit import RateLimit
 from .stable_texts import plain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..policy.flight_outcomes import OnError, OnTimeout
 
+Refresh = Union["Literal['thread']", "Callable[[Callable[[], Any]], object]", None]
+"""Who computes where there is an old value: a thread, what a function makes of it, or the caller."""
 LEASE = 30.0
 """Seconds that a computation whose process has died keeps all others waiting."""
 
@@ -28,6 +33,9 @@ class FlightOptions(TypedDict, total=False):
     lease: conf.Seconds
     max_hold: conf.Seconds | None
     template: str
+    rate_limit: RateLimit | str | None
+    patience: conf.Seconds
+    refresh: Refresh
 
 
 class Plan(NamedTuple):
@@ -42,6 +50,9 @@ class Plan(NamedTuple):
     options: Options
     """Of the lease."""
     template: str
+    rate_limit: RateLimit | str | None
+    patience: float
+    refresh: Refresh
 
 
 def _checked_plan(
@@ -55,6 +66,9 @@ def _checked_plan(
     lease: Any = LEASE,
     max_hold: Any = UNSET,
     template: Any = "",
+    rate_limit: Any = None,
+    patience: Any = 0,
+    refresh: Any = None,
 ) -> Plan:
     if not isinstance(cache, str):
         raise TypeError(f"cache must be a str, an alias in CACHES, not {cache!r}")
@@ -75,7 +89,21 @@ def _checked_plan(
         raise ValueError(f"max_hold ({longest:g} s) is shorter than lease ({seconds:g} s)")
     template = check_template(template)
     options = Options(timeout=seconds, renew=True, max_hold=max_hold)
-    return Plan(plain(cache), kept, remembered, on_error, on_timeout, wait, options, template)
+    if not (rate_limit is None or isinstance(rate_limit, (str, RateLimit))):
+        raise TypeError(
+            "rate_limit is what locksmith.rate_limit() makes, or a name in LOCKSMITH['RATE_LIMITS'],"
+            f" not {rate_limit!r}"
+        )
+    longest_wait = conf.wait_seconds("patience", patience)
+    if longest_wait is None:
+        raise TypeError("patience is seconds, not None; without stale=<seconds> everybody waits anyway")
+    if not (refresh in (None, "thread") or callable(refresh)):
+        raise ValueError(f"refresh must be 'thread', a function that takes a function, or None, not {refresh!r}")
+    for name, given in (("patience", longest_wait), ("refresh", refresh)):
+        if given and not kept:
+            raise ValueError(f"{name} is for those who have an old value, which only stale=<seconds> keeps")
+    more = rate_limit, longest_wait, refresh
+    return Plan(plain(cache), kept, remembered, on_error, on_timeout, wait, options, template, *more)
 
 
 _cached_plan = lru_cache(maxsize=256, typed=True)(_checked_plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from math import inf
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .. import conf
@@ -116,6 +117,16 @@ class RateLimit:
         terms = self._terms(cost, blocking, blocking_timeout)
         return await self._take(self._find_runtime().loop(), terms)
 
+    def named(self, name: str) -> RateLimit:
+        """The one of this name, by the same rate; this one is the template. Not for users."""
+        return RateLimit(self._find_runtime, name, self.rate, self._wait, self._caution, self._template or self.name)
+
+    def allowance(self, *, in_loop: bool) -> Allowance:
+        """For one call of it, which single flight makes. Not for users."""
+        self._own_name()
+        runtime = self._find_runtime()
+        return Allowance(self, runtime.loop() if in_loop else runtime.threads())
+
     async def _take(self, context: Context, terms: Terms) -> Booking:
         names = context.rates.names(self._own_name())
         memory = context.schedules.of(names.lock, context.rates.now())
@@ -192,8 +203,8 @@ class RateLimit:
         function raises pauses the limit.
         """
 
-        def limit_of(name: str, template: str) -> RateLimit:
-            return RateLimit(self._find_runtime, name, self.rate, self._wait, self._caution, template)
+        def limit_of(name: str, _: str) -> RateLimit:
+            return self.named(name)
 
         result: Any = decorated(function, self.name, self._template, limit_of)
         result.locksmith_rate_limit = self
@@ -299,3 +310,32 @@ class RateLimit:
 
     def __repr__(self) -> str:
         return f"<RateLimit {self.name!r}: {self.rate.text}>"
+
+
+class Allowance:
+    """One call of a rate limit, for a computation of single flight."""
+
+    def __init__(self, limit: RateLimit, context: Context) -> None:
+        self._limit = limit
+        self._context = context
+        self._has_place = False
+
+    async def place(self, seconds: float) -> None:
+        """Return when its place has come; at once, if it has come and was not spent. `RetryLater`: it is further."""
+        if not self._has_place:
+            terms = self._limit._terms(1, True, None if seconds == inf else seconds)
+            await self._limit._take(self._context, terms)
+            self._has_place = True
+
+    def spend(self) -> None:
+        """The call goes out."""
+        self._has_place = False
+
+    async def pause(self, seconds: float) -> bool:
+        """No call by anybody for so long; `False` if nobody could be told."""
+        try:
+            await self._limit._reschedule(self._context, seconds + self._limit.caution)
+        except LockUnavailable as trouble:
+            self._limit._could_not_tell(trouble)
+            return False
+        return True

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import inspect
 import logging
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
-from ..policy import flights
 from ..policy.flight_outcomes import MISSING
+from ..policy.landing import void
 from ..policy.sync_bridge import run_sync
 from . import blocks
 from .cached_values import LoopValues, ThreadValues, cache_seconds, check_value_key
 from .computed import Computed, computed
-from .flight_calls import call_of, flight_name, obtain
+from .flight_calls import call_of, flight_name, look, obtain
 from .flight_options import plan_of
 from .functions import dotted_name, is_async
 from .key_templates import key_maker
+from .rate_limit import RateLimit
 from .stable_texts import plain
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..runtime.runtime import Runtime
-    from .flight_options import FlightOptions
+    from .flight_options import FlightOptions, Plan
 
 logger = logging.getLogger("django_locksmith.flight")
 
@@ -44,6 +45,10 @@ class SingleFlight:
 
     def runtime(self) -> Runtime:
         """What the flights of the settings in force share. Not for users."""
+        raise NotImplementedError
+
+    def rate_limit(self, name: str) -> RateLimit:
+        """The rate limit that the settings have under this name."""
         raise NotImplementedError
 
     @overload
@@ -97,6 +102,11 @@ class SingleFlight:
             blocking_timeout: the longest wait, seconds; `None` = without limit.
             on_timeout: what a caller gets at the end of its wait: "stale_or_raise" the old value or else `LockBusy`,
                 "raise" `LockBusy`, "compute" a value of its own, which is not stored.
+            rate_limit: what `rate_limit()` makes, or a name in `LOCKSMITH["RATE_LIMITS"]`: whoever computes waits for a
+                place of it, for `blocking_timeout` at most. A `RetryLater` of `default` then pauses the whole limit.
+            patience: the longest wait, seconds, of those who have an old value: for the new one, or for a place.
+            refresh: where there is an old value, nobody waits: "thread" has the new one computed by a thread (a task,
+                in `aget_or_set`), a function is given another one to call, as soon as it can.
             lease: seconds for which a leader whose process died keeps others waiting; renewed while `default` runs.
             max_hold: seconds for which it is renewed at most.
             template: what the value is called in metrics.
@@ -106,7 +116,8 @@ class SingleFlight:
 
         Raises:
             PopulateFailed: another caller computed, and its `default` raised.
-            RetryLater: `default` is not to be called yet, and there is no old value.
+            RetryLater: `default` is not to be called yet, or its place in the rate limit is further away than this
+                caller would wait; and there is no old value.
             LockBusy: the wait was over.
             LockReentered: `default` asks for the value that it computes.
             TypeError, ValueError: name the argument at fault; or its value cannot be copied, or not be stored.
@@ -117,7 +128,7 @@ class SingleFlight:
         blocks.no_loop("aget_or_set")
         plan = plan_of(how)
         values = ThreadValues(plan.cache, check_value_key(key), version, cache_seconds("timeout", timeout), plan.stale)
-        found = run_sync(values.fresh())
+        found = run_sync(look(values, plan, lambda: self.runtime().threads()))
         if found is not MISSING:
             return found
 
@@ -129,8 +140,8 @@ class SingleFlight:
             return value
 
         runtime = self.runtime()
-        context = runtime.threads()
-        return run_sync(obtain(context, call_of(runtime, context, plan, values, compute), plan.template))
+        call = call_of(runtime, runtime.threads(), plan, values, compute, self._limit_of(plan))
+        return run_sync(obtain(runtime.threads(), call, plan.template))
 
     @overload
     async def aget_or_set(
@@ -177,7 +188,7 @@ class SingleFlight:
         """
         plan = plan_of(how)
         values = LoopValues(plan.cache, check_value_key(key), version, cache_seconds("timeout", timeout), plan.stale)
-        found = await values.fresh()
+        found = await look(values, plan, lambda: self.runtime().loop())
         if found is not MISSING:
             return found
 
@@ -186,8 +197,11 @@ class SingleFlight:
             return await value if inspect.isawaitable(value) else value
 
         runtime = self.runtime()
-        context = runtime.loop()
-        return await obtain(context, call_of(runtime, context, plan, values, compute), plan.template)
+        call = call_of(runtime, runtime.loop(), plan, values, compute, self._limit_of(plan))
+        return await obtain(runtime.loop(), call, plan.template)
+
+    def _limit_of(self, plan: Plan) -> RateLimit | None:
+        return self.rate_limit(plan.rate_limit) if isinstance(plan.rate_limit, str) else plan.rate_limit
 
     def invalidate(self, key: str, version: int | None = None, *, cache: str = "default") -> None:
         """Delete a value, its old copy and a remembered failure. A computation under way will not bring it back.
@@ -207,13 +221,13 @@ class SingleFlight:
         """
         values = ThreadValues(plain(cache), check_value_key(key), version)
         store = self.runtime().threads().flights
-        run_sync(flights.void(store, store.names(flight_name(values.alias, values.name)), values))
+        run_sync(void(store, store.names(flight_name(values.alias, values.name)), values))
 
     async def ainvalidate(self, key: str, version: int | None = None, *, cache: str = "default") -> None:
         """As `invalidate`."""
         values = LoopValues(plain(cache), check_value_key(key), version)
         store = self.runtime().loop().flights
-        await flights.void(store, store.names(flight_name(values.alias, values.name)), values)
+        await void(store, store.names(flight_name(values.alias, values.name)), values)
 
     def single_flight(
         self,
@@ -253,6 +267,7 @@ class SingleFlight:
             if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
                 raise TypeError(f"{dotted_name(function)} is a generator, whose items no cache can keep; return a list")
             make_key = key_maker(key, function)
+            with_limit = _limiting(how, function)
             decorated: Any
 
             if is_async(function):
@@ -260,7 +275,8 @@ class SingleFlight:
                 @wraps(function)
                 async def in_flight(*args: Any, **kwargs: Any) -> Any:
                     name = make_key(args, kwargs)
-                    return await self.aget_or_set(name, lambda: function(*args, **kwargs), timeout, version, **how)
+                    given = with_limit(args, kwargs)
+                    return await self.aget_or_set(name, lambda: function(*args, **kwargs), timeout, version, **given)
 
                 decorated = in_flight
             else:
@@ -268,7 +284,8 @@ class SingleFlight:
                 @wraps(function)
                 def in_flight_sync(*args: Any, **kwargs: Any) -> Any:
                     name = make_key(args, kwargs)
-                    return self.get_or_set(name, lambda: function(*args, **kwargs), timeout, version, **how)
+                    given = with_limit(args, kwargs)
+                    return self.get_or_set(name, lambda: function(*args, **kwargs), timeout, version, **given)
 
                 decorated = in_flight_sync
 
@@ -284,3 +301,13 @@ class SingleFlight:
             return result
 
         return decorate
+
+
+def _limiting(how: FlightOptions, function: Callable[..., Any]) -> Callable[[Any, Any], FlightOptions]:
+    """The options of a call: where the name of the rate limit is a template, with the one of its arguments."""
+    limit = how.get("rate_limit")
+    if not isinstance(limit, RateLimit) or "{" not in limit.name:
+        return lambda args, kwargs: how
+    make_name = key_maker(limit.name, function)
+    limit_of = lru_cache(maxsize=1024)(limit.named)
+    return lambda args, kwargs: {**how, "rate_limit": limit_of(make_name(args, kwargs))}

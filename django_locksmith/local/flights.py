@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from .events import Event
 
+_MANY = 10_000
+"""Refreshes that are remembered; from then on those that are over are forgotten."""
 _LOOK_EVERY = 1.0
 """Seconds after which a follower looks by itself: a leader that is interrupted while it ends may fail to wake it."""
 
@@ -27,6 +29,7 @@ class LocalFlights:
         self._event = event
         self._now = now
         self._flights: dict[bytes, _Shared] = {}
+        self._refreshing: dict[bytes, float] = {}
         # A signal handler may come in between, and ask for a value, too.
         self._mutex = threading.RLock()
 
@@ -39,6 +42,29 @@ class LocalFlights:
                 self._flights[name] = mine.shared
                 return mine
             return flight.follow(self._event())
+
+    def begin_refresh(self, name: bytes, seconds: float) -> bool:
+        """Is it up to us to have it refreshed? Then nobody else of this process does, for so many seconds at most."""
+        now = self._now()
+        with self._mutex:
+            if self._refreshing.get(name, 0.0) > now:
+                return False
+            if len(self._refreshing) >= _MANY:
+                self._refreshing = {each: until for each, until in self._refreshing.items() if until > now}
+            self._refreshing[name] = now + seconds
+            return True
+
+    def end_refresh(self, name: bytes, pause: float) -> None:
+        """It has ended; nobody of this process is to try again for so many seconds."""
+        with self._mutex:
+            if pause:
+                self._refreshing[name] = self._now() + pause
+            else:
+                self._refreshing.pop(name, None)
+
+    def is_refreshing(self, name: bytes) -> bool:
+        """Has somebody of this process seen to it that it is refreshed, so that there is nothing new yet?"""
+        return self._refreshing.get(name, 0.0) > self._now()
 
 
 ABANDONED = object()

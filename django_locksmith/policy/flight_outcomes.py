@@ -52,8 +52,21 @@ class LedFlight(Protocol):
         """Is it surely still ours?"""
 
 
+class Allowance(Protocol):
+    """One call of a rate limit."""
+
+    async def place(self, seconds: float) -> None:
+        """Return when its place has come; at once, if it has come and was not spent. `RetryLater`: it is further."""
+
+    def spend(self) -> None:
+        """The call goes out."""
+
+    async def pause(self, seconds: float) -> bool:
+        """No call by anybody for so long; `False` if nobody could be told."""
+
+
 class Call(NamedTuple):
-    """What one caller wants. Seconds; `until` is local monotonic time."""
+    """What one caller wants. Seconds; `until` and `place_until` are local monotonic time."""
 
     key: str
     names: FlightNames
@@ -69,6 +82,16 @@ class Call(NamedTuple):
     error_ttl: float
     on_error: OnError
     on_timeout: OnTimeout
+    allowance: Allowance | None
+    """Of the rate limit that the computation is to keep."""
+    place_until: float
+    """By when a place of it is to come."""
+    patience: float
+    """How long to wait where there is an old value."""
+    in_background: bool
+    """Where there is one, is everything else done in the background?"""
+    refresh: Callable[[], None]
+    """Have a new value computed in the background, unless that has been asked for."""
 
 
 # ---- what becomes of a call
@@ -115,6 +138,13 @@ class TimeOver(NamedTuple):
     left: float | None = None
 
 
+class NoPlace(NamedTuple):
+    """The place in the rate limit comes at this local monotonic time, which is too far away for this caller."""
+
+    at: float
+    error: RetryLater
+
+
 class ServeOld(NamedTuple):
     """Another caller computes, and there is an old value to go on with."""
 
@@ -123,7 +153,7 @@ class LookAgain(NamedTuple):
     """This flight brings nothing: start again."""
 
 
-Outcome = Value | Copies | Failed | Later | TimeOver | ServeOld | LookAgain
+Outcome = Value | Copies | Failed | Later | TimeOver | NoPlace | ServeOld | LookAgain
 
 
 class Obtained(NamedTuple):

@@ -10,23 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from ..exceptions import LockBusy, LockUnavailable, PopulateFailed, RetryLater, ServerTrouble
 from ..local.flights import ABANDONED, LocalFlight
-from ..redis.messages import NO_REPLY, Follows, Leads, News, NoReply, Paused
+from ..redis.messages import Follows, Leads, News, NoReply, Paused
 from ..tokens import read_holder
-from .flight_outcomes import MISSING, Copies, Failed, Later, LookAgain, Obtained, ServeOld, TimeOver, Value
+from .flight_outcomes import MISSING, Copies, Failed, Later, LookAgain, NoPlace, Obtained, ServeOld, TimeOver, Value
+from .landing import LONGEST_TEXT, land, postpone, put, store_or_withdraw, text_of, withdraw
 from .locks import caution, once_more, until_next_probe
 
 if TYPE_CHECKING:
     from ..local.flights import LocalFlights, LocalFollower
     from ..redis.flight_store import FlightStore
-    from ..redis.key_names import FlightNames
-    from .flight_outcomes import Call, Outcome, Values
+    from .flight_outcomes import Call, Outcome
 
-LANDS_WITHIN = 1.0
-"""Seconds for which `void` waits for a value that is already on its way into the cache."""
 REPLICA_LAGS = (0.002, 0.005, 0.02, 0.05)
 """Seconds between the looks for a value that has just been stored: the cache may be read from replicas."""
-_LONGEST_TEXT = 2000
-"""Characters of an error's text that are told to others: it is kept in Redis, and sent to all who wait."""
 BREATH = 0.05
 """Seconds before Redis is asked again, where listening to it failed."""
 
@@ -39,11 +35,17 @@ async def obtain(flights: FlightStore, local_flights: LocalFlights, call: Call) 
     computes.
     """
     old = await call.values.old() if call.keeps_old else MISSING
+    if old is not MISSING:
+        if call.in_background:
+            call.refresh()
+            return Obtained(old, "old")
+        call = _with_patience(call, flights.now())
+    waits = old is MISSING or call.patience > 0
     while True:
         local = local_flights.join(call.names.lock)
         if isinstance(local, LocalFlight):
-            outcome = await _lead_locally(flights, call, local, has_old=old is not MISSING)
-        elif old is not MISSING:
+            outcome = await _lead_locally(flights, call, local, waits=waits)
+        elif not waits:
             return Obtained(old, "old")
         else:
             outcome = await _follow_locally(local, call)
@@ -58,14 +60,38 @@ async def obtain(flights: FlightStore, local_flights: LocalFlights, call: Call) 
         if old is not MISSING and _serves_old(call, outcome):
             if isinstance(outcome, Failed) and outcome.error is not None:
                 call.warn("the old value of %r is served, for a new one could not be computed", outcome.error)
+            if isinstance(outcome, NoPlace):
+                call.refresh()
             return Obtained(old, "old")
         if isinstance(outcome, TimeOver) and call.on_timeout == "compute":
-            outcome = await _computed(flights, call)
+            outcome = await _placed(flights, call) or await _computed(flights, call)
             if isinstance(outcome, Value):
                 return Obtained(outcome.value, "computed")  # not stored: whoever leads stores its own
             if isinstance(outcome, Later):
-                await _postpone(flights, call, outcome)
+                await postpone(flights, call, outcome)
         raise _error(flights, call, outcome)
+
+
+async def refresh(flights: FlightStore, local_flights: LocalFlights, call: Call) -> Obtained | None:
+    """Compute in the background, unless somebody in the fleet does (`None`). Raises as `obtain`."""
+    local = local_flights.join(call.names.lock)
+    if not isinstance(local, LocalFlight):
+        await local.outcome(flights.now())  # he does not wait
+        return None
+    outcome = await _lead_locally(flights, call, local, waits=False)
+    if isinstance(outcome, Value):
+        return Obtained(outcome.value, "computed" if outcome.computed else "shared")
+    if isinstance(outcome, (Failed, Later, NoPlace)):
+        raise _error(flights, call, outcome)
+    return None
+
+
+def _with_patience(call: Call, now: float) -> Call:
+    """For a caller who has an old value to go on with."""
+    place_until = min(call.place_until, now + call.patience)
+    if not call.patience:
+        return call._replace(place_until=place_until)
+    return call._replace(place_until=place_until, until=min(call.until, place_until), on_timeout="stale_or_raise")
 
 
 async def _follow_locally(follower: LocalFollower, call: Call) -> Outcome:
@@ -95,7 +121,7 @@ def _serves_old(call: Call, outcome: Outcome) -> bool:
 def _error(flights: FlightStore, call: Call, outcome: Outcome) -> Exception:
     if isinstance(outcome, Failed):
         return outcome.error or PopulateFailed(call.key, outcome.kind, outcome.message)
-    if isinstance(outcome, Later):
+    if isinstance(outcome, (Later, NoPlace)):
         return outcome.error or RetryLater(max(0.0, outcome.at - flights.now()))
     assert isinstance(outcome, TimeOver)
     return LockBusy(call.key, read_holder(outcome.leader) if outcome.leader else None, outcome.left)
@@ -104,15 +130,15 @@ def _error(flights: FlightStore, call: Call, outcome: Outcome) -> Exception:
 # ---- the local leader: one caller of the process, who asks Redis for all of them
 
 
-async def _lead_locally(flights: FlightStore, call: Call, local: LocalFlight, *, has_old: bool) -> Outcome:
+async def _lead_locally(flights: FlightStore, call: Call, local: LocalFlight, *, waits: bool) -> Outcome:
     told: Outcome = LookAgain()  # what the followers hear if we are interrupted
     try:
-        outcome = await _take_part(flights, call, local, has_old=has_old)
+        outcome = await _take_part(flights, call, local, waits=waits)
         told = _for_followers(call, local, outcome)
         return outcome
     except BaseException:
         if not local.lands:
-            await flights.shielded(_withdraw(flights, call))
+            await flights.shielded(withdraw(flights, call))
         raise
     finally:
         # Ctrl-C may hit this, too: the followers of a flight that nobody ends wait for nothing.
@@ -134,21 +160,13 @@ def _for_followers(call: Call, local: LocalFlight, outcome: Outcome) -> Outcome:
             return LookAgain()  # a cache that does not pickle what it keeps: each looks for itself
     if isinstance(outcome, (Failed, Later)):
         return outcome._replace(error=None)
-    return LookAgain()  # the leader's patience is not theirs
+    return LookAgain()  # the leader's patience is not theirs, nor how long he would wait for a place
 
 
-async def _withdraw(flights: FlightStore, call: Call) -> None:
-    """Give the flight up, whatever became of it: its followers elect another leader."""
-    try:
-        await once_more(flights.land, call.names, call.token, News("void"))
-    except LockUnavailable:
-        flights.give_back_later(call.names, call.token, call.lease)
-
-
-async def _take_part(flights: FlightStore, call: Call, local: LocalFlight, *, has_old: bool) -> Outcome:
+async def _take_part(flights: FlightStore, call: Call, local: LocalFlight, *, waits: bool) -> Outcome:
     try:
         answer: Leads | Follows | Paused | Outcome = await _join(flights, call)
-        if isinstance(answer, Follows) and not has_old:
+        if isinstance(answer, Follows) and waits:
             answer = await _follow(flights, call, local, answer)
     except LockUnavailable as trouble:
         local.begin_to_look()
@@ -157,11 +175,11 @@ async def _take_part(flights: FlightStore, call: Call, local: LocalFlight, *, ha
             return Value(found)
         local.found_nothing()
         call.warn("Redis cannot say who computes %r: computing it in this process, too", trouble)
-        outcome = await _computed(flights, call)
+        outcome = await _placed(flights, call) or await _computed(flights, call)
         if isinstance(outcome, Value):
-            return await _put(call, outcome, checked=False) or outcome
+            return await put(call, outcome, checked=False) or outcome
         if isinstance(outcome, Later):
-            await _postpone(flights, call, outcome)
+            await postpone(flights, call, outcome)
         return outcome
     if isinstance(answer, Leads):
         return await _lead(flights, call, local, answer)
@@ -244,30 +262,42 @@ async def _lead(flights: FlightStore, call: Call, local: LocalFlight, leads: Lea
     local.begin_to_look()
     found = await call.values.fresh()
     if found is not MISSING:
-        await _land(flights, call, News("landed"))
+        await land(flights, call, News("landed"))
         return Value(found)
     local.found_nothing()
     with call.keep_alive(leads.sent + call.lease - caution(call.lease)) as flight:
-        outcome = await _computed(flights, call)
+        outcome: Outcome | None = await _placed(flights, call)
+        if outcome is None:
+            # It may have been a long wait: who leads now has the next place.
+            outcome = await _computed(flights, call) if call.allowance is None or flight.held else LookAgain()
     if isinstance(outcome, Value):
         local.begin_to_look()
         local.lands = True
         # A cache goes on storing what it has begun to store. So we go on, too, and end the flight when it is stored.
-        return await flights.shielded(_store_or_withdraw(flights, call, outcome, held=flight.held))
+        return await flights.shielded(store_or_withdraw(flights, call, outcome, held=flight.held))
     if isinstance(outcome, Later):
-        await _postpone(flights, call, outcome)
+        await postpone(flights, call, outcome)
     elif isinstance(outcome, Failed):
-        await _land(flights, call, News("failed", outcome.kind, outcome.message), call.error_ttl)
+        await land(flights, call, News("failed", outcome.kind, outcome.message), call.error_ttl)
+    elif isinstance(outcome, NoPlace):
+        await land(flights, call, News("void"))
     return outcome
 
 
-async def _postpone(flights: FlightStore, call: Call, later: Later) -> None:
-    """Nobody is to compute before that, whether or not we lead (any more)."""
-    seconds = max(0.0, later.at - flights.now())
-    await _land(flights, call, News("later", "", f"{seconds:.3f}"), seconds)
+async def _placed(flights: FlightStore, call: Call) -> NoPlace | None:
+    """Wait for a place of the rate limit, where there is one; or hear that it is too far away."""
+    if call.allowance is None:
+        return None
+    try:
+        await call.allowance.place(max(0.0, call.place_until - flights.now()))
+    except RetryLater as later:
+        return NoPlace(flights.now() + later.seconds, later)
+    return None
 
 
 async def _computed(flights: FlightStore, call: Call) -> Value | Failed | Later:
+    if call.allowance is not None:
+        call.allowance.spend()
     try:
         value = await call.compute()
     except RetryLater as later:
@@ -275,111 +305,8 @@ async def _computed(flights: FlightStore, call: Call) -> Value | Failed | Later:
     except Exception as error:
         kind = type(error)
         name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-        return Failed(name[:_LONGEST_TEXT], _text(error), error)
+        return Failed(name[:LONGEST_TEXT], text_of(error), error)
     try:
         return Value(value, computed=True, copy=call.values.copier(value))
     except TypeError as error:
-        return Failed("TypeError", _text(error), error)
-
-
-def _text(error: Exception) -> str:
-    try:
-        text = str(error)
-    except Exception:
-        return "its text cannot be made"  # which must not hide the error itself
-    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}... ({len(text)} characters)"
-
-
-async def _put(call: Call, value: Value, *, checked: bool) -> Failed | None:
-    """Store it. A value that its cache cannot hold is a failure: else each call would compute, and nobody notice."""
-    try:
-        await call.values.put(value.value, checked=checked)
-    except TypeError as error:
-        return Failed("TypeError", _text(error), error)
-    return None
-
-
-async def _store_or_withdraw(flights: FlightStore, call: Call, value: Value, *, held: bool) -> Value | Failed:
-    try:
-        return await _store(flights, call, value, held=held)
-    except BaseException:
-        await _withdraw(flights, call)
-        raise
-
-
-async def _store(flights: FlightStore, call: Call, value: Value, *, held: bool) -> Value | Failed:
-    """Store the value, unless the flight was voided, or ran out of its lease, meanwhile. No trouble loses it to us."""
-    out_of_date = value._replace(for_followers=False)
-    try:
-        if not await once_more(flights.landing, call.names, call.token):
-            return out_of_date
-    except LockUnavailable as trouble:
-        call.warn("Redis cannot say whether the value of %r is still wanted", trouble)
-        if not held:
-            return out_of_date
-        # Somebody may have invalidated it meanwhile, and nobody can say.
-        refused = await _put(call, value, checked=False)
-    else:
-        refused = await _put(call, value, checked=True)
-    if refused is not None:
-        await _land(flights, call, News("failed", refused.kind, refused.message), call.error_ttl)
-        return refused
-    if await _land(flights, call, News("landed")):
-        return value
-    try:
-        await call.values.drop()  # it took so long that others may have begun again
-    except Exception as trouble:
-        call.warn("the cache keeps a value of %r that is out of date", trouble)
-    return out_of_date
-
-
-async def _land(flights: FlightStore, call: Call, news: News, pause: float = 0.0) -> bool:
-    """End our flight, and tell everybody. `False` if it was surely not ours any more."""
-    try:
-        return await flights.land(call.names, call.token, news, pause)
-    except (ServerTrouble, LockUnavailable) as error:
-        trouble: Exception | None = error
-    if isinstance(trouble, ServerTrouble) and not trouble.mute:
-        try:
-            # "Not ours", after a lost reply, may well mean that the first request did its work.
-            await flights.land(call.names, call.token, news, pause)
-            trouble = None
-        except (ServerTrouble, LockUnavailable) as error:
-            trouble = error
-    if trouble is not None:
-        call.warn("the flight of %r could not be ended, and ends with its lease", trouble)
-    return True
-
-
-# ---- voiding
-
-
-async def void(flights: FlightStore, names: FlightNames, values: Values) -> None:
-    """Delete the value, and see that a computation that is under way does not bring the old one back.
-
-    Raises `LockUnavailable`: the value is deleted, but a computation under way may store what it began with.
-    """
-    try:
-        since = await once_more(flights.void, names, False)
-        if since is not None:
-            await _wait_for_landing(flights, names, since)
-            await once_more(flights.void, names, True)
-    finally:
-        await values.drop()
-
-
-async def _wait_for_landing(flights: FlightStore, names: FlightNames, since: bytes) -> None:
-    until = flights.now() + LANDS_WITHIN
-    try:
-        while flights.now() < until:
-            listener = await flights.listen(names, since, until - flights.now())
-            try:
-                news: News | NoReply | None = NO_REPLY
-                while isinstance(news, NoReply) and flights.now() < until:
-                    news = await listener.news_within(until - flights.now())
-                if isinstance(news, News):
-                    return
-            finally:
-                await listener.leave()
-    except ServerTrouble:
-        pass  # the next request will tell
+        return Failed("TypeError", text_of(error), error)

@@ -9,16 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..local.events import LoopEvent, ThreadEvent
 from ..local.flights import LocalFlights
 from ..local.queues import LocalQueues
 from ..local.schedules import LocalSchedules
+from ..policy.sync_bridge import run_sync
 from ..redis.flight_store import FlightStore
 from ..redis.rate_store import RateStore
+from .background import Background
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from django.dispatch import Signal
 
     from ..local.events import Event
@@ -45,6 +51,14 @@ class Context:
         """Send a signal; a receiver that fails is logged and changes nothing."""
         raise NotImplementedError
 
+    def in_background(self, work: Callable[[], Coroutine[Any, Any, object]]) -> bool:
+        """Have this done, by a thread or task of its own; `False` if that cannot be."""
+        raise NotImplementedError
+
+    def callable_of(self, work: Callable[[], Coroutine[Any, Any, object]]) -> Callable[[], object]:
+        """A function that does this, for users to call: it blocks, or is a coroutine function."""
+        raise NotImplementedError
+
     def caller(self) -> object:
         """The thread or task that calls."""
         raise NotImplementedError
@@ -59,6 +73,17 @@ class ThreadContext(Context):
 
     may_be_in_transaction = True
     event = ThreadEvent
+
+    def __init__(self, store: LockStore) -> None:
+        super().__init__(store)
+        self._background = Background()
+
+    def in_background(self, work: Callable[[], Coroutine[Any, Any, object]]) -> bool:
+        # What depends on the caller (a prefix of his tenant, say) is to be the same there.
+        return self._background.start(partial(copy_context().run, self.callable_of(work)))
+
+    def callable_of(self, work: Callable[[], Coroutine[Any, Any, object]]) -> Callable[[], object]:
+        return lambda: run_sync(work())
 
     async def tell(self, signal: Signal, **named: Any) -> None:
         try:
@@ -91,6 +116,16 @@ class LoopContext(Context):
     def __init__(self, store: LockStore) -> None:
         super().__init__(store)
         self.loop = asyncio.get_running_loop()
+        self._background: set[asyncio.Task[object]] = set()
+
+    def in_background(self, work: Callable[[], Coroutine[Any, Any, object]]) -> bool:
+        task = asyncio.ensure_future(work())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return True
+
+    def callable_of(self, work: Callable[[], Coroutine[Any, Any, object]]) -> Callable[[], object]:
+        return work
 
     async def tell(self, signal: Signal, **named: Any) -> None:
         await signal.asend_robust(None, **named)

@@ -26,7 +26,7 @@ PROCESSES: Final = 4
 
 
 class StrictApi:
-    """An API with a sliding log: it refuses each call that has RATE others in the second before it."""
+    """An API with a sliding log: it refuses each call that has `rate` others in the second before it."""
 
     _CALL: Final = """
         local time = redis.call('TIME')
@@ -38,14 +38,15 @@ class StrictApi:
         return 1
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, rate: int = RATE) -> None:
+        self._rate = rate
         self._client = redis.Redis.from_url(url)
         self._script = self._client.register_script(self._CALL)
         self._client.script_load(self._CALL)
 
     def call(self) -> bool:
         """Whether it was accepted."""
-        return bool(self._script(keys=["log"], args=[RATE]))
+        return bool(self._script(keys=["log"], args=[self._rate]))
 
 
 class Limiting(ABC):

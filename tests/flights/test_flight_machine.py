@@ -22,6 +22,7 @@ from django_locksmith.local.events import Event
 from django_locksmith.local.flights import LocalFlights
 from django_locksmith.policy import flights
 from django_locksmith.policy.flight_outcomes import MISSING, Call
+from django_locksmith.policy.landing import void
 from django_locksmith.redis.connections import open_deployment
 from django_locksmith.redis.flight_store import FlightStore
 from django_locksmith.redis.lock_store import LockStore
@@ -191,6 +192,11 @@ class World:
             error_ttl=0.0,
             on_error="share",
             on_timeout="raise",
+            allowance=None,
+            place_until=inf,
+            patience=0.0,
+            in_background=False,
+            refresh=lambda: None,
         )
         self.callers.append(Caller(self._get(process, wish), process, token, self.invalidated))
 
@@ -218,7 +224,7 @@ class World:
         self.truth += 1
         self.excuses += 3  # the flight before, one that begins between its steps, and the one after
         token = b"invalidation %d" % self.truth
-        work = flights.void(self.stores[process], self.names, CachedValues(self, self.lives[process]))
+        work = void(self.stores[process], self.names, CachedValues(self, self.lives[process]))
         self.callers.append(Caller(work, process, token, 0, invalidates=self.truth))
 
     def kill(self, process: int) -> None:

@@ -56,6 +56,10 @@ class Caller:
     def clear(self, service: Locksmith, *keys: str, **how: Any) -> list[LockInfo]:
         raise NotImplementedError
 
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Call a function that was made for this kind of caller."""
+        raise NotImplementedError
+
     # ---- rate limits
 
     def start_take(self, limit: RateLimit, **how: Any) -> Future[Booking]:
@@ -126,6 +130,9 @@ class SyncCaller(Caller):
     def clear(self, service: Locksmith, *keys: str, **how: Any) -> list[LockInfo]:
         return service.clear(*keys, **how)
 
+    def call(self, function: Callable[[], Any]) -> Any:
+        return in_thread(function).result(60)
+
     def start_take(self, limit: RateLimit, **how: Any) -> Future[Booking]:
         return in_thread(lambda: limit.take(**how))
 
@@ -185,6 +192,9 @@ class AsyncCaller(Caller):
     def clear(self, service: Locksmith, *keys: str, **how: Any) -> list[LockInfo]:
         found: list[LockInfo] = self._run(service.aclear(*keys, **how))
         return found
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        return self._run(function())
 
     def start_take(self, limit: RateLimit, **how: Any) -> Future[Booking]:
         return self._start(limit.atake(**how))

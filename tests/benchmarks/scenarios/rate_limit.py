@@ -74,7 +74,7 @@ def run(stage: Stage) -> Result:
     """Run the scenario."""
     seconds = stage.pick(60.0, 8.0)
     rounds: dict[str, list[Round]] = {name: [] for name in ALL}
-    with _strict_api() as (url, control), Crew(PROCESSES, stage.url, configure_django) as crew:
+    with strict_api() as (url, control), Crew(PROCESSES, stage.url, configure_django) as crew:
         for number in range(stage.pick(1, 1)):
             for name in rotated(list(ALL), number):
                 stage.control.flushall()
@@ -84,7 +84,8 @@ def run(stage: Stage) -> Result:
 
 
 @contextmanager
-def _strict_api() -> Iterator[tuple[str, redis.Redis]]:
+def strict_api() -> Iterator[tuple[str, redis.Redis]]:
+    """A server for the API: its URL, and a client that looks at it."""
     with ValkeyServer(port=free_port()) as server:
         url = f"redis://127.0.0.1:{server.port}/0"
         with redis.Redis.from_url(url) as control:
@@ -96,9 +97,9 @@ def _round(stage: Stage, crew: Crew, name: str, url: str, seconds: float) -> Rou
     for member in range(PROCESSES):
         crew.ask(member, call_often, name, stage.url, url, start, start + seconds)
     sleep_until(start + CONNECTED_AFTER)
-    before = _round_trips(stage)
+    before = round_trips(stage)
     sleep_until(start + seconds)
-    trips = _round_trips(stage) - before
+    trips = round_trips(stage) - before
     reports: list[Report] = [crew.answer(member, timeout=seconds + 2 * PATIENCE) for member in range(PROCESSES)]
     accepted = [calls for report in reports for calls in report.accepted]
     refused = sum(report.refused for report in reports)
@@ -111,7 +112,8 @@ def _round(stage: Stage, crew: Crew, name: str, url: str, seconds: float) -> Rou
     )
 
 
-def _round_trips(stage: Stage) -> int:
+def round_trips(stage: Stage) -> int:
+    """Reads of the server so far: what is sent in one go counts once."""
     return int(stage.control.info("stats")["total_reads_processed"])
 
 
