@@ -14,8 +14,8 @@ The way in, for readers of the code (imports point down only, `lint-imports` pro
               acquisition.py
               single_flight.py  flight_options.py  flight_calls.py
               rate_limit.py  api_headers.py
-              cached_values.py  computed.py  decorating.py  key_templates.py
-              functions.py  redis_py_words.py  taken.py  blocks.py  done_marks.py
+              cached_values.py  computed.py  computing.py  decorating.py
+              key_templates.py  functions.py  redis_py_words.py  taken.py  blocks.py  done_marks.py
               said_once.py  loss.py  stable_texts.py
     runtime/  runtime.py  contexts.py  options.py  held_leases.py        what the locks of one process share
               renewal.py  expiry.py -> clockwork.py  giving_back.py  background.py  transactions.py
@@ -51,9 +51,10 @@ from .exceptions import (
     RetryLater,
     StaleFence,
 )
-from .records import Holder, LockInfo, Skipped
+from .records import NOT_MODIFIED, Holder, LockInfo, NotModified, RateInfo, Skipped, WindowInfo
 
 __all__ = [
+    "NOT_MODIFIED",
     "Booking",
     "Holder",
     "Lease",
@@ -65,11 +66,14 @@ __all__ = [
     "LockUnavailable",
     "Locksmith",
     "LocksmithError",
+    "NotModified",
     "PopulateFailed",
+    "RateInfo",
     "RateLimit",
     "RetryLater",
     "Skipped",
     "StaleFence",
+    "WindowInfo",
     "locksmith",
     "single_flight",
 ]

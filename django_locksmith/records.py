@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +57,40 @@ class LockInfo:
 
 
 @dataclass(frozen=True)
+class WindowInfo:
+    """So many calls in so many seconds (the caution included), of which so many are used now."""
+
+    calls: int
+    seconds: float
+    used: int
+
+
+@dataclass(frozen=True)
+class RateInfo:
+    """One rate limit as Redis had it in one instant. Times in seconds.
+
+    Attributes:
+        name: the limit's name.
+        rate: as it was written by whoever booked last.
+        windows: of each, what is used of it.
+        waiting: calls that have places in the time to come.
+        last_place_in: how far away the last of these is; 0 if nobody waits.
+        paused_for: how long there will be no place; 0 if it is not paused.
+    """
+
+    name: str
+    rate: str
+    windows: tuple[WindowInfo, ...]
+    waiting: int
+    last_place_in: float
+    paused_for: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as nested plain values, ready for JSON."""
+        return {**asdict(self), "windows": [asdict(window) for window in self.windows]}
+
+
+@dataclass(frozen=True)
 class Skipped(Mapping[str, str]):
     """What a function decorated with `on_busy="skip"` returns instead of its result when the lock is busy. Falsy.
 
@@ -83,3 +117,16 @@ class Skipped(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self.__json__())
+
+
+class NotModified:
+    """What a computation returns that finds its old value to be true still, as an API says by HTTP 304."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "NOT_MODIFIED"
+
+
+NOT_MODIFIED: Final = NotModified()
+"""Keep the old value, for another `timeout`."""

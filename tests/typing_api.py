@@ -19,6 +19,7 @@ from django_locksmith import (
     Locksmith,
     LocksmithError,
     LockUnavailable,
+    RateInfo,
     RateLimit,
     Skipped,
     locksmith,
@@ -299,6 +300,8 @@ assert_type(locksmith.get_or_set("a", a_number, rate_limit=twitter, stale=60, re
 assert_type(locksmith.get_or_set("a", a_number, rate_limit="twitter", stale=60, refresh=lambda work: work()), int)
 locksmith.get_or_set("a", a_number, stale=60, refresh="celery")  # type: ignore[call-overload]
 locksmith.rate_limit("twitter", 15)  # type: ignore[arg-type]
+assert_type(locksmith.rate_limits("tw*"), list[RateInfo])
+assert_type(locksmith.rate_limits()[0].windows[0].used, int)
 
 
 @twitter

@@ -42,8 +42,15 @@ class Entry:
         self.cache: BaseCache = caches[alias]
         self.key = key
         self.version = version
+        self._timeout_of = timeout if callable(timeout) else None
         self.timeout = self.cache.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
         self.stale = stale
+
+    def keep_for(self, value: Any) -> None:
+        """Where the timeout is a function of the value, ask it. Raises what that raises, or that it is no timeout."""
+        if self._timeout_of is not None:
+            timeout = cache_seconds("what timeout() returns", self._timeout_of(value))
+            self.timeout = self.cache.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
 
     @property
     def name(self) -> str:
@@ -178,8 +185,10 @@ def check_value_key(key: object) -> str:
 def cache_seconds(name: str, value: Any) -> Any:
     """A cache timeout as Django takes it: seconds, `None` = for ever, `DEFAULT_TIMEOUT`; or an error that says why not.
 
-    `timedelta` is taken, too.
+    `timedelta` is taken, too, and a function, which is to be asked for each value.
     """
+    if callable(value):
+        return value
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if value is None or value is DEFAULT_TIMEOUT:

@@ -9,7 +9,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from .. import clock, signals
+from .. import clock, conf, signals
 from ..exceptions import LockBusy, LockReentered, RetryLater
 from ..policy import flights
 from ..policy.flight_outcomes import MISSING, Call
@@ -163,11 +163,15 @@ async def look(values: Any, plan: Plan, find_context: Callable[[], Context]) -> 
     """
     if plan.refresh is not None and values.keeps_old:
         context = find_context()
-        names = context.flights.names(flight_name(values.alias, values.name))
-        if context.local_flights.is_refreshing(names.lock):
+        flight = context.flights.names(flight_name(values.alias, values.name)).lock
+        if context.local_flights.is_refreshing(flight):
             old = await values.old()
             if old is not MISSING:
                 return old
+        found = await values.fresh()
+        if found is not MISSING:
+            context.local_flights.end_refresh(flight)
+        return found
     return await values.fresh()
 
 
@@ -207,6 +211,17 @@ def call_of(
         finally:
             runtime.renewer().remove(flight)
 
+    def error_ttl(error: Exception | None) -> float:
+        if not callable(plan.error_ttl):
+            return plan.error_ttl
+        try:
+            return conf.wait_seconds("what error_ttl() returns", plan.error_ttl(error or Exception())) or 0.0
+        except Exception as trouble:
+            logger.exception(
+                "error_ttl of %r has failed, so that its failure is not remembered: %s", values.key, trouble
+            )
+            return 0.0
+
     def make_refreshing() -> Call:
         # It may begin when the call that asked for it is long over.
         return make_call(IN_BACKGROUND)
@@ -225,7 +240,7 @@ def call_of(
             lease=rules.timeout,
             until=until,
             keeps_old=values.keeps_old,
-            error_ttl=plan.error_ttl,
+            error_ttl=error_ttl,
             on_error=plan.on_error,
             on_timeout=plan.on_timeout,
             allowance=limit.allowance(in_loop=isinstance(context, LoopContext)) if limit else None,

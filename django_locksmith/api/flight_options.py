@@ -26,7 +26,7 @@ class FlightOptions(TypedDict, total=False):
 
     cache: str
     stale: conf.Seconds
-    error_ttl: conf.Seconds
+    error_ttl: conf.Seconds | Callable[[Exception], conf.Seconds]
     on_error: OnError
     on_timeout: OnTimeout
     blocking_timeout: conf.Seconds | None
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
     cache: str
     stale: float
-    error_ttl: float
+    error_ttl: float | Callable[[Exception], Any]
     on_error: OnError
     on_timeout: OnTimeout
     wait: float | Unset | None
@@ -73,7 +73,7 @@ def _checked_plan(
     if not isinstance(cache, str):
         raise TypeError(f"cache must be a str, an alias in CACHES, not {cache!r}")
     kept = conf.wait_seconds("stale", stale)
-    remembered = conf.wait_seconds("error_ttl", error_ttl)
+    remembered = error_ttl if callable(error_ttl) else conf.wait_seconds("error_ttl", error_ttl)
     if kept is None or remembered is None:
         raise TypeError("stale and error_ttl are seconds, not None; a timeout of None keeps a value for ever")
     if on_error not in ("share", "retry", "stale"):

@@ -11,6 +11,7 @@ from ..exceptions import LockUnavailable, RetryLater
 from ..policy import rate_limits as policy
 from ..policy.rate_limits import Terms
 from ..policy.sync_bridge import run_sync
+from ..rates import Rate, Window
 from ..runtime.options import UNSET, Unset
 from . import blocks, said_once
 from .api_headers import read_headers
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from types import TracebackType
 
-    from ..rates import Rate
     from ..runtime.contexts import Context
     from ..runtime.runtime import Runtime
 
@@ -145,9 +145,10 @@ class RateLimit:
             )
         return self.name
 
-    def _windows(self) -> list[tuple[int, float]]:
+    def _kept(self) -> Rate:
+        """With its caution."""
         caution = self.caution
-        return [(calls, seconds + caution) for calls, seconds in self.rate.windows]
+        return Rate(self.rate.text, tuple(Window(calls, seconds + caution) for calls, seconds in self.rate.windows))
 
     def _terms(self, cost: int, blocking: bool, blocking_timeout: conf.Seconds | Unset | None) -> Terms:
         if isinstance(cost, bool) or not isinstance(cost, int):
@@ -162,7 +163,7 @@ class RateLimit:
             wait = conf.wait_seconds("blocking_timeout", blocking_timeout)
             if not blocking and wait != 0:
                 raise ValueError("blocking_timeout says how long to wait, but blocking=False says not to")
-        return Terms(self._windows(), cost, wait)
+        return Terms(self._kept(), cost, wait)
 
     # ---- around code
 
@@ -303,7 +304,7 @@ class RateLimit:
     async def _reschedule(self, context: Context, pause: float, counted: int = 0, age: float = 0.0) -> None:
         names = context.rates.names(self._own_name())
         memory = context.schedules.of(names.lock, context.rates.now())
-        await policy.reschedule(context.rates, memory, names, self._windows(), pause, counted, age)
+        await policy.reschedule(context.rates, memory, names, self._kept(), pause, counted, age)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"the rate limit {self.name!r} cannot be copied or pickled: make one there, by its name")

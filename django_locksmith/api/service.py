@@ -10,9 +10,10 @@ from django.core.signals import setting_changed
 
 from .. import conf, signals
 from ..policy import locks as lock_policy
+from ..policy import rate_limits as rate_policy
 from ..policy.sync_bridge import run_sync
 from ..rates import read_rate
-from ..records import LockInfo, Skipped
+from ..records import LockInfo, RateInfo, Skipped
 from ..redis.key_names import check_key
 from ..runtime.options import NO_OPTIONS, UNSET, Unset, check_template, options_of
 from ..runtime.runtime import Runtime
@@ -302,6 +303,29 @@ class Locksmith(SingleFlight):
         if not isinstance(pattern, str):
             raise TypeError(f"pattern must be a str, not {pattern!r}")
         return await lock_policy.list_locks(context.store, lambda key: fnmatchcase(key, pattern))
+
+    def rate_limits(self, pattern: str = "*") -> list[RateInfo]:
+        """The rate limits that have been used within their windows, or are paused. Changes nothing.
+
+        Args:
+            pattern: a shell pattern (`*`, `?`, `[abc]`) that names have to match.
+
+        Returns:
+            A `RateInfo` for each, sorted by name.
+
+        Raises:
+            LockUnavailable: Redis gave no usable answer.
+        """
+        return run_sync(self._rate_limits(self.runtime().threads(), pattern))
+
+    async def arate_limits(self, pattern: str = "*") -> list[RateInfo]:
+        """As `rate_limits`."""
+        return await self._rate_limits(self.runtime().loop(), pattern)
+
+    async def _rate_limits(self, context: Context, pattern: str) -> list[RateInfo]:
+        if not isinstance(pattern, str):
+            raise TypeError(f"pattern must be a str, not {pattern!r}")
+        return await rate_policy.list_limits(context.rates, lambda name: fnmatchcase(name, pattern))
 
     def info(self, key: str = "") -> LockInfo | None:
         """One lock as it is now. Changes nothing.

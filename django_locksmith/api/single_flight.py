@@ -15,6 +15,7 @@ from ..policy.sync_bridge import run_sync
 from . import blocks
 from .cached_values import LoopValues, ThreadValues, cache_seconds, check_value_key
 from .computed import Computed, computed
+from .computing import computation, computation_in_loop
 from .flight_calls import call_of, flight_name, look, obtain
 from .flight_options import plan_of
 from .functions import dotted_name, is_async
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from ..records import NotModified
     from ..runtime.runtime import Runtime
     from .flight_options import FlightOptions, Plan
 
@@ -37,7 +39,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 CacheSeconds = Any
-"""A cache timeout as Django takes it: seconds, `None` = for ever, `DEFAULT_TIMEOUT` (an object without a type)."""
+"""A cache timeout as Django takes it: seconds, `None` = for ever, `DEFAULT_TIMEOUT` (an object without a type).
+
+Or a function of the value that returns one.
+"""
 
 
 class SingleFlight:
@@ -55,7 +60,7 @@ class SingleFlight:
     def get_or_set(
         self,
         key: str,
-        default: Callable[[], T],
+        default: Callable[[], T] | Callable[[T | None], T | NotModified],
         timeout: CacheSeconds = ...,
         version: int | None = None,
         **how: Unpack[FlightOptions],
@@ -90,15 +95,16 @@ class SingleFlight:
 
         Args:
             key: the key in the cache.
-            default: a value, or a function without arguments that computes it.
-            timeout: seconds for which the value is kept; `None` = for ever.
+            default: a value, or a function that computes it: without arguments, or with one, which is the old value or
+                `None` (see `stale`). It may return `NOT_MODIFIED`: then the old value is kept for another `timeout`.
+            timeout: seconds for which the value is kept; `None` = for ever. Or a function of the value.
             version: that of the key, as for the cache.
             cache: the alias of the cache.
             stale: seconds for which the old value is kept beyond `timeout`, and returned at once while one caller
                 refreshes it.
             on_error: what those who waited get when `default` raised: "share" raises `PopulateFailed`, "retry" lets one
                 of them try next, "stale" returns the old value, also to the caller whose `default` raised.
-            error_ttl: seconds for which newcomers get the failure, too.
+            error_ttl: seconds for which newcomers get the failure, too. Or a function of the exception.
             blocking_timeout: the longest wait, seconds; `None` = without limit.
             on_timeout: what a caller gets at the end of its wait: "stale_or_raise" the old value or else `LockBusy`,
                 "raise" `LockBusy`, "compute" a value of its own, which is not stored.
@@ -132,14 +138,8 @@ class SingleFlight:
         if found is not MISSING:
             return found
 
-        async def compute() -> Any:
-            value = default() if callable(default) else default
-            if inspect.iscoroutine(value):
-                value.close()  # or Python warns that nobody awaited it
-                raise TypeError(f"{default!r} returns a coroutine; use aget_or_set")
-            return value
-
         runtime = self.runtime()
+        compute = computation(default, values)
         call = call_of(runtime, runtime.threads(), plan, values, compute, self._limit_of(plan))
         return run_sync(obtain(runtime.threads(), call, plan.template))
 
@@ -147,7 +147,7 @@ class SingleFlight:
     async def aget_or_set(
         self,
         key: str,
-        default: Callable[[], Awaitable[T]],
+        default: Callable[[], Awaitable[T]] | Callable[[T | None], Awaitable[T | NotModified]],
         timeout: CacheSeconds = ...,
         version: int | None = None,
         **how: Unpack[FlightOptions],
@@ -157,7 +157,7 @@ class SingleFlight:
     async def aget_or_set(
         self,
         key: str,
-        default: Callable[[], T],
+        default: Callable[[], T] | Callable[[T | None], T | NotModified],
         timeout: CacheSeconds = ...,
         version: int | None = None,
         **how: Unpack[FlightOptions],
@@ -192,11 +192,8 @@ class SingleFlight:
         if found is not MISSING:
             return found
 
-        async def compute() -> Any:
-            value = default() if callable(default) else default
-            return await value if inspect.isawaitable(value) else value
-
         runtime = self.runtime()
+        compute = computation_in_loop(default, values)
         call = call_of(runtime, runtime.loop(), plan, values, compute, self._limit_of(plan))
         return await obtain(runtime.loop(), call, plan.template)
 

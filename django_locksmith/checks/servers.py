@@ -14,6 +14,7 @@ from redis import exceptions as redis_errors
 from ..exceptions import LocksmithError, ServerTrouble
 from ..policy import locks as lock_policy
 from ..policy.sync_bridge import run_sync
+from ..rates import Rate, Window
 from ..redis.connections import OneServer, open_deployment
 from ..redis.key_names import decode, encode
 from ..redis.messages import Attempt, Leads, News
@@ -247,10 +248,10 @@ async def _try_out(context: Context, key: str) -> None:
     if isinstance(await lock_policy.once_more(flights.join, flight, token, _PROBE_SECONDS), Leads):
         await lock_policy.once_more(flights.landing, flight, token)
         await lock_policy.once_more(flights.land, flight, token, News("landed"))
-    windows, rate = [(1, _PROBE_SECONDS)], context.rates.names(key)
+    kept, rate = Rate("check", (Window(1, _PROBE_SECONDS),)), context.rates.names(key)
     for _ in range(2):
-        place = await lock_policy.once_more(context.rates.book, rate, windows, 1, None, encode(new_token()))
-    await lock_policy.once_more(context.rates.reschedule, rate, windows, 2 * _PROBE_SECONDS)  # moves a place
+        place = await lock_policy.once_more(context.rates.book, rate, kept, 1, None, encode(new_token()))
+    await lock_policy.once_more(context.rates.reschedule, rate, kept, 2 * _PROBE_SECONDS)  # moves a place
     await lock_policy.once_more(context.rates.place, rate, place.number)
     await lock_policy.once_more(context.rates.unbook, rate, place.number, 1, b"")
 
@@ -260,9 +261,12 @@ def _clean_up(context: Context, key: str) -> None:
     deployment = context.store.transport.deployment
     names = context.store.names(key)
     rate = context.rates.names(key)
-    for each in (context.flights.names(key).news, *rate.keys, *([names.index] if names.own_index else [])):
+    for each in (context.flights.names(key).news, *rate.keys[:3], *([names.index] if names.own_index else [])):
         with _Server(deployment.node_for(each)) as server:
             server.ask(b"DEL", each)
+    if rate.index is not None:
+        with _Server(deployment.node_for(rate.index)) as server:
+            server.ask(b"ZREM", rate.index, rate.lock)
 
 
 # ---- caches in the database of the locks

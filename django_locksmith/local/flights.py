@@ -29,7 +29,7 @@ class LocalFlights:
         self._event = event
         self._now = now
         self._flights: dict[bytes, _Shared] = {}
-        self._refreshing: dict[bytes, float] = {}
+        self._refreshing: dict[bytes, _Refresh] = {}
         # A signal handler may come in between, and ask for a value, too.
         self._mutex = threading.RLock()
 
@@ -43,28 +43,49 @@ class LocalFlights:
                 return mine
             return flight.follow(self._event())
 
+    # A refresh in the background. What is kept of it is a hint: it spares requests, and decides nothing.
+
     def begin_refresh(self, name: bytes, seconds: float) -> bool:
         """Is it up to us to have it refreshed? Then nobody else of this process does, for so many seconds at most."""
         now = self._now()
         with self._mutex:
-            if self._refreshing.get(name, 0.0) > now:
+            known = self._refreshing.get(name)
+            if known is not None and known.until > now:
                 return False
             if len(self._refreshing) >= _MANY:
-                self._refreshing = {each: until for each, until in self._refreshing.items() if until > now}
-            self._refreshing[name] = now + seconds
+                self._refreshing = {each: known for each, known in self._refreshing.items() if known.until > now}
+            self._refreshing[name] = _Refresh(now + seconds, now + _LOOK_EVERY)
             return True
 
-    def end_refresh(self, name: bytes, pause: float) -> None:
+    def end_refresh(self, name: bytes, pause: float = 0.0) -> None:
         """It has ended; nobody of this process is to try again for so many seconds."""
+        now = self._now()
         with self._mutex:
             if pause:
-                self._refreshing[name] = self._now() + pause
+                self._refreshing[name] = _Refresh(now + pause, now + pause)
             else:
                 self._refreshing.pop(name, None)
 
     def is_refreshing(self, name: bytes) -> bool:
-        """Has somebody of this process seen to it that it is refreshed, so that there is nothing new yet?"""
-        return self._refreshing.get(name, 0.0) > self._now()
+        """Is it on its way, so that there is nothing new yet? Now and then somebody is to look all the same."""
+        known = self._refreshing.get(name)
+        if known is None:
+            return False
+        now = self._now()
+        if now < known.look_at:
+            return True
+        known.look_at = now + _LOOK_EVERY
+        return False
+
+
+class _Refresh:
+    """Until when nobody else is to begin one, and when somebody is to look whether there is a new value after all."""
+
+    __slots__ = ("look_at", "until")
+
+    def __init__(self, until: float, look_at: float) -> None:
+        self.until = until
+        self.look_at = look_at
 
 
 ABANDONED = object()

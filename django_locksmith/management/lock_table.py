@@ -1,16 +1,16 @@
-"""The table of locks that a terminal shows. Where it is narrow, columns are shortened, and left out by rank."""
+"""The tables that a terminal shows, of locks and of rate limits: where it is narrow, columns are left out by rank."""
 
 from __future__ import annotations
 
 import unicodedata
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..formatting import describe, duration, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from django_locksmith import LockInfo
+    from django_locksmith import LockInfo, RateInfo
 
 _GAP = "  "
 _CUT = ".."  # a single sign for it would be eight letters long at a terminal that knows ASCII only
@@ -20,7 +20,7 @@ class Column(NamedTuple):
     """`least`: the width that it may be shortened to; 0 = not at all. `rank`: the highest goes first, 0 never does."""
 
     title: str
-    text: Callable[[LockInfo], str]
+    text: Callable[[Any], str]
     rank: int
     least: int = 0
 
@@ -52,10 +52,28 @@ COLUMNS = (
 )
 
 
+def _used(limit: RateInfo) -> str:
+    return ", ".join(f"{window.used} of {window.calls}" for window in limit.windows)
+
+
+def _seconds(seconds: float) -> str:
+    return duration(seconds) if seconds else ""
+
+
+LIMIT_COLUMNS = (
+    Column("NAME", lambda limit: printable(limit.name), rank=0, least=24),
+    Column("RATE", lambda limit: printable(limit.rate), rank=2),
+    Column("USED", _used, rank=0),
+    Column("WAITING", lambda limit: str(limit.waiting), rank=0),
+    Column("LAST PLACE IN", lambda limit: _seconds(limit.last_place_in), rank=3),
+    Column("PAUSED FOR", lambda limit: _seconds(limit.paused_for), rank=1),
+)
+
+
 class _Shown:
     """A column with its cells."""
 
-    def __init__(self, column: Column, locks: Sequence[LockInfo]) -> None:
+    def __init__(self, column: Column, locks: Sequence[Any]) -> None:
         self.title, _, self.rank, _ = column
         self.cells = [column.title, *map(column.text, locks)]
         self.width = max(map(_width, self.cells))
@@ -66,9 +84,9 @@ class _Shown:
         return text + " " * (self.width - _width(text))
 
 
-def table(locks: Sequence[LockInfo], width: int | None = None) -> tuple[str, str]:
+def table(locks: Sequence[Any], width: int | None = None, what: Sequence[Column] = COLUMNS) -> tuple[str, str]:
     """One line for each lock, below titles, of so many letters at the most; and in words, what there is no room for."""
-    columns = [_Shown(column, locks) for column in COLUMNS]
+    columns = [_Shown(column, locks) for column in what]
     left_out = [] if width is None else _fit(columns, width)
     lines = [_GAP.join(column.cell(row) for column in columns).rstrip() for row in range(1 + len(locks))]
     note = f"(no room for {', '.join(left_out)}; --json has all)" if left_out else ""

@@ -79,7 +79,8 @@ class Call(NamedTuple):
     lease: float
     until: float
     keeps_old: bool
-    error_ttl: float
+    error_ttl: Callable[[Exception | None], float]
+    """For how long newcomers get this failure, too."""
     on_error: OnError
     on_timeout: OnTimeout
     allowance: Allowance | None

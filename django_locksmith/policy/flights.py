@@ -278,7 +278,7 @@ async def _lead(flights: FlightStore, call: Call, local: LocalFlight, leads: Lea
     if isinstance(outcome, Later):
         await postpone(flights, call, outcome)
     elif isinstance(outcome, Failed):
-        await land(flights, call, News("failed", outcome.kind, outcome.message), call.error_ttl)
+        await land(flights, call, News("failed", outcome.kind, outcome.message), call.error_ttl(outcome.error))
     elif isinstance(outcome, NoPlace):
         await land(flights, call, News("void"))
     return outcome

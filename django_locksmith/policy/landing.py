@@ -60,7 +60,7 @@ async def _store(flights: FlightStore, call: Call, value: Value, *, held: bool) 
     else:
         refused = await put(call, value, checked=True)
     if refused is not None:
-        await land(flights, call, News("failed", refused.kind, refused.message), call.error_ttl)
+        await land(flights, call, News("failed", refused.kind, refused.message), call.error_ttl(refused.error))
         return refused
     if await land(flights, call, News("landed")):
         return value

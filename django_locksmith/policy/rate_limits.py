@@ -17,10 +17,12 @@ from ..tokens import new_token
 from .locks import once_more
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from ..local.schedules import LocalSchedule
     from ..local.sleepers import Sleeper, Sleepers
+    from ..rates import Rate
+    from ..records import RateInfo
     from ..redis.key_names import RateNames
     from ..redis.rate_store import Place, RateStore
 
@@ -32,16 +34,16 @@ _LISTENS_FROM = 0.3
 
 
 class Terms(NamedTuple):
-    """What is asked for. `windows`: calls and seconds, caution included; `wait`: seconds, `None` = without limit."""
+    """What is asked for. `rate`: its caution included. `wait`: seconds, `None` = without limit."""
 
-    windows: Sequence[tuple[int, float]]
+    rate: Rate
     cost: int
     wait: float | None
 
     @property
     def most(self) -> int:
         """How many places are looked back to."""
-        return max(calls for calls, _ in self.windows)
+        return max(calls for calls, _ in self.rate.windows)
 
 
 class Taken(NamedTuple):
@@ -69,7 +71,7 @@ async def take(
     by = encode(new_token())
     place: Place | None = None
     try:
-        place = await once_more(rates.book, names, terms.windows, terms.cost, terms.wait, by)
+        place = await once_more(rates.book, names, terms.rate, terms.cost, terms.wait, by)
         if place.number:
             memory.note(place.received + place.left, terms.cost, terms.most)
             await _until_it_has_come(rates, memory.sleepers, names, place, until)
@@ -158,7 +160,7 @@ async def _unbook(rates: RateStore, names: RateNames, place: Place | None, cost:
 
 async def _take_by_memory(rates: RateStore, memory: LocalSchedule, terms: Terms, began: float, until: float) -> Taken:
     now = rates.now()
-    place, booked = memory.book(now, terms.windows, terms.cost, max(0.0, until - now))
+    place, booked = memory.book(now, terms.rate.windows, terms.cost, max(0.0, until - now))
     if not booked:
         raise RetryLater(min(place - now, _LONGEST))
     try:
@@ -174,7 +176,7 @@ async def reschedule(
     rates: RateStore,
     memory: LocalSchedule,
     names: RateNames,
-    windows: Sequence[tuple[int, float]],
+    rate: Rate,
     pause: float,
     counted: int = 0,
     age: float = 0.0,
@@ -182,4 +184,14 @@ async def reschedule(
     """What an API says of itself, for all who book; the seconds until the next place. Raises `LockUnavailable`."""
     if pause:
         memory.pause(rates.now() + pause)
-    return await once_more(rates.reschedule, names, windows, pause, counted, age)
+    return await once_more(rates.reschedule, names, rate, pause, counted, age)
+
+
+async def list_limits(rates: RateStore, wanted: Callable[[str], bool]) -> list[RateInfo]:
+    """All limits whose name is wanted, by name. Raises `LockUnavailable`."""
+
+    async def find() -> list[RateInfo]:
+        found = [await rates.look(rates.names(name)) for name in await rates.all_names() if wanted(name)]
+        return [info for info in found if info is not None]
+
+    return await once_more(find)

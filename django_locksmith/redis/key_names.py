@@ -23,7 +23,7 @@ _RESERVED = (
     *("<queue>", "<baton>", "<index>"),
     *("<flight>", "<news>", "<pause>"),
     DONE,
-    *("<rate>", "<places>", "<moved>"),
+    *("<rate>", "<places>", "<moved>", "<limits>"),
 )
 _OPEN_BRACE = "LOCKSMITH['PREFIX'] {!r} has an open brace; a cluster needs it closed or left out"
 _LONGEST = 200
@@ -90,18 +90,20 @@ class FlightNames:
 
 @dataclass(frozen=True, eq=False)
 class RateNames:
-    """The keys of one rate limit. `lock` is its state, by which it is found."""
+    """The keys of one rate limit. `lock` is its state, by which it is found; in a cluster there is no index."""
 
     key: str
     lock: bytes
     places: bytes
     news: bytes
+    index: bytes | None
     heads: dict[object, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def keys(self) -> tuple[bytes, ...]:
         """What the scripts get as KEYS, in this order."""
-        return (self.places, self.lock, self.news)
+        three = (self.places, self.lock, self.news)
+        return three if self.index is None else (*three, self.index)
 
 
 def check_key(key: object) -> str:
@@ -182,7 +184,23 @@ def _names_of_flight(prefix: str, key: str, *, in_cluster: bool) -> FlightNames:
 def names_of_rate(prefix: str, name: str, *, in_cluster: bool) -> RateNames:
     """As those of a flight."""
     state, places, news = _tagged(prefix, _RESERVED[7:10], encode(name), in_cluster=in_cluster)
-    return RateNames(name, state, places, news)
+    return RateNames(name, state, places, news, None if in_cluster else index_of_rates(prefix))
+
+
+def index_of_rates(prefix: str) -> bytes:
+    """Where the rate limits of one server are found."""
+    return encode(f"{prefix}{_RESERVED[10]}")
+
+
+def states_of_rates(prefix: str) -> bytes:
+    """The pattern by which those of a cluster are."""
+    return encode(glob_escape(f"{prefix}{_RESERVED[7]}")) + b"*"
+
+
+def rate_of_state(prefix: str, state: bytes | str) -> str | None:
+    """The name of the rate limit whose state this key is; `None` if it is none."""
+    tag, brace, name = decode(state).removeprefix(f"{prefix}{_RESERVED[7]}{{").partition("}")
+    return name if brace and len(tag) <= 4 else None
 
 
 def _tagged(prefix: str, words: Sequence[str], name: bytes, *, in_cluster: bool) -> list[bytes]:

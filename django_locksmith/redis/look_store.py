@@ -47,19 +47,22 @@ class LookStore(Store):
 
     async def keys(self) -> list[str]:
         """The keys of all locks that may be held: what the index says, or, in a cluster, what a scan finds."""
-        found: set[str] = set()
         prefix = self.prefix
+        found = await self.names_in(self.names("").index, encode(glob_escape(prefix)) + b"*", b"string")
+        # One without a name is the last fence.
+        return [decode(name)[len(prefix) :] for name in found if name and is_lock(prefix, name)]
+
+    async def names_in(self, index: bytes, pattern: bytes, kind: bytes) -> set[bytes | str]:
+        """What stands in this index; in a cluster, which has none, the keys of this kind that match the pattern."""
+        found: set[bytes | str] = set()
         if self.transport.deployment.cluster:
-            pattern = encode(glob_escape(prefix)) + b"*"
             for node in self.transport.nodes():
-                async for page in self._pages(node, b"SCAN", (), b"MATCH", pattern, b"TYPE", b"string"):
-                    found.update(decode(name) for name in page if is_lock(prefix, name))
+                async for page in self._pages(node, b"SCAN", (), b"MATCH", pattern, b"TYPE", kind):
+                    found.update(page)
         else:
-            index = self.names("").index
             async for page in self._pages(self.transport.node_for(index), b"ZSCAN", (index,)):
-                # Every other one is a score; and one without a name is the last fence.
-                found.update(decode(name) for name in page[::2] if name and is_lock(prefix, name))
-        return [name[len(prefix) :] for name in found]
+                found.update(page[::2])  # every other one is a score
+        return found
 
     async def _pages(
         self, node: Node, command: bytes, key: tuple[bytes, ...], *rest: bytes

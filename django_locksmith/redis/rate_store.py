@@ -6,23 +6,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import NoScriptError
 
-from .key_names import decode, names_of_rate
+from ..records import RateInfo, WindowInfo
+from .key_names import decode, encode, index_of_rates, names_of_rate, rate_of_state, states_of_rates
 from .listening import listen
 from .lock_requests import EVER
 from .lock_store import TOO_LATE, too_late
-from .lua import BOOK, PLACE, RESCHEDULE, UNBOOK
+from .lua import BOOK, LOOK_RATE, PLACE, RESCHEDULE, UNBOOK
 from .packing import request
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from ..rates import Rate
     from .key_names import RateNames
     from .listening import Listener
     from .lock_store import LockStore
     from .lua import Script
     from .transport import Undo
-
-    Windows = Sequence[tuple[int, float]]
 
 _WITHOUT_LIMIT = b"-1"
 
@@ -51,13 +49,13 @@ class RateStore:
         """The keys of a rate limit. Raises `ValueError` where the prefix does not fit a cluster."""
         return names_of_rate(self._store.prefix, name, in_cluster=self._store.transport.deployment.cluster)
 
-    async def book(self, names: RateNames, windows: Windows, cost: int, wait: float | None, by: bytes) -> Place:
+    async def book(self, names: RateNames, rate: Rate, cost: int, wait: float | None, by: bytes) -> Place:
         """Book the next place, if it is no further away than `wait` seconds (`None`: however far that is).
 
         `by`: a token, so that asked once more it books no second place.
         """
         wanted = _WITHOUT_LIMIT if wait is None else b"%d" % int(min(wait, 1e9) * 1e6)
-        arguments = b"%d" % cost, wanted, by, *_numbers(windows)
+        arguments = b"%d" % cost, wanted, by, *_arguments(rate)
         reply = await self._run(BOOK, names, *arguments, undo=_UndoBooking(names, cost, by))
         booked, now, place, *more = reply
         number, moved = more if booked else (0, 0)
@@ -79,15 +77,38 @@ class RateStore:
         """Block, on a connection of our own, until places were moved; the number of these news. `ServerTrouble`."""
         return await listen(self._store, names.lock, (names.news, b"%d-0" % since), seconds, _number_of_news)
 
-    async def reschedule(
-        self, names: RateNames, windows: Windows, pause: float, counted: int = 0, age: float = 0.0
-    ) -> float:
+    async def reschedule(self, names: RateNames, rate: Rate, pause: float, counted: int = 0, age: float = 0.0) -> float:
         """No place for `pause` seconds; and the API has `counted` calls in the window that began `age` seconds ago.
 
         The seconds until there is a place.
         """
         says = b"%d" % int(pause * 1e6), b"%d" % counted, b"%d" % int(max(0.0, age) * 1e6)
-        return float(await self._run(RESCHEDULE, names, *says, *_numbers(windows))) / 1e6
+        return float(await self._run(RESCHEDULE, names, *says, *_arguments(rate))) / 1e6
+
+    async def look(self, names: RateNames) -> RateInfo | None:
+        """One as it is now, or `None` if nobody has used it of late."""
+        reply = await self._store.run(LOOK_RATE, names)
+        if not reply:
+            return None
+        now, pause, rate, kept, last, waiting, *used = reply
+        windows = [each.split("/") for each in decode(kept).split(" ")]
+        return RateInfo(
+            name=names.key,
+            rate=decode(rate),
+            windows=tuple(
+                WindowInfo(int(calls), int(us) / 1e6, many) for (calls, us), many in zip(windows, used, strict=True)
+            ),
+            waiting=waiting,
+            last_place_in=max(0, last - now) / 1e6,
+            paused_for=max(0, pause - now) / 1e6,
+        )
+
+    async def all_names(self) -> list[str]:
+        """Those of all limits that have been used of late: what the index says, or, in a cluster, what a scan finds."""
+        prefix = self._store.prefix
+        found = await self._store.names_in(index_of_rates(prefix), states_of_rates(prefix), b"hash")
+        names = (rate_of_state(prefix, state) for state in found)
+        return sorted(name for name in names if name is not None)
 
     async def _run(self, script: Script, names: RateNames, *arguments: bytes, undo: Undo | None = None) -> Any:
         call = self._store.transport.call
@@ -119,5 +140,6 @@ def _number_of_news(name: bytes | str, _: object) -> int:
     return int(decode(name).partition("-")[0])
 
 
-def _numbers(windows: Windows) -> list[bytes]:
-    return [b"%d" % number for calls, seconds in windows for number in (calls, round(seconds * 1e6))]
+def _arguments(rate: Rate) -> list[bytes]:
+    windows = [b"%d" % number for calls, seconds in rate.windows for number in (calls, round(seconds * 1e6))]
+    return [encode(rate.text), *windows]

@@ -75,12 +75,15 @@ class Requests:
         self.status = 200
         self.retry_after: str | None = None
 
-    def get(self, url: str, timeout: float) -> Any:
-        headers = {} if self.retry_after is None else {"Retry-After": self.retry_after}
+    def get(self, url: str, timeout: float, headers: Any = None) -> Any:
+        said = {} if self.retry_after is None else {"Retry-After": self.retry_after}
         data = json.loads('{"celsius": 7}')
         return SimpleNamespace(
-            status_code=self.status, headers=headers, json=lambda: data, raise_for_status=lambda: None
+            status_code=self.status, headers=said, json=lambda: data, text="7", raise_for_status=lambda: None
         )
+
+    def post(self, url: str, timeout: float) -> Any:
+        return SimpleNamespace(json=lambda: {"access_token": "x", "expires_in": 3600})
 
 
 @contextmanager

@@ -189,7 +189,7 @@ class World:
             lease=60.0,
             until=inf,
             keeps_old=False,
-            error_ttl=0.0,
+            error_ttl=lambda error: 0.0,
             on_error="share",
             on_timeout="raise",
             allowance=None,

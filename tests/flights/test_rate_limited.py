@@ -190,6 +190,18 @@ def test_refresh_by_a_function(deployment: Deployment, caller: Caller, service: 
     assert caller.get(service, "a", default, 60, **how) == 2
 
 
+def test_refresh_that_never_comes(valkey: Deployment, caller: Caller, service: Locksmith) -> None:
+    """Where what was given away is not called, and another process has the new value, it is soon found."""
+    default = caller.populate(Origin(1))
+    how = {"stale": 60, "refresh": lambda work: None}
+    caller.get(service, "a", default, 60, **how)
+    let_go_of_old_values()
+    assert caller.get(service, "a", default, 60, **how) == 1
+    cache.set("a", 2, 60)
+    poll(lambda: caller.get(service, "a", default, 60, **how) == 2)
+    assert caller.get(service, "a", default, 60, **how) == 2, "and nobody falls back behind it"
+
+
 def test_refresh_that_cannot_be_given_away(
     valkey: Deployment, caller: Caller, service: Locksmith, caplog: pytest.LogCaptureFixture
 ) -> None:

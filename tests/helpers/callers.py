@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from django_locksmith import Lease, Lock, LockInfo, Locksmith
+    from django_locksmith import Lease, Lock, LockInfo, Locksmith, RateInfo
     from django_locksmith.api.rate_limit import Booking, RateLimit
     from django_locksmith.local.flights import LocalFlights
     from django_locksmith.runtime.contexts import Context
@@ -68,6 +68,9 @@ class Caller:
 
     def take(self, limit: RateLimit, **how: Any) -> Booking:
         return self.start_take(limit, **how).result(60)
+
+    def rate_limits(self, service: Locksmith, pattern: str = "*") -> list[RateInfo]:
+        raise NotImplementedError
 
     def api_says(self, limit: RateLimit, word: str, *what: Any, **more: Any) -> None:
         """`pause`, `sync` or `sync_from`, by the word for this kind of caller."""
@@ -136,6 +139,9 @@ class SyncCaller(Caller):
     def start_take(self, limit: RateLimit, **how: Any) -> Future[Booking]:
         return in_thread(lambda: limit.take(**how))
 
+    def rate_limits(self, service: Locksmith, pattern: str = "*") -> list[RateInfo]:
+        return service.rate_limits(pattern)
+
     def api_says(self, limit: RateLimit, word: str, *what: Any, **more: Any) -> None:
         getattr(limit, word)(*what, **more)
 
@@ -198,6 +204,10 @@ class AsyncCaller(Caller):
 
     def start_take(self, limit: RateLimit, **how: Any) -> Future[Booking]:
         return self._start(limit.atake(**how))
+
+    def rate_limits(self, service: Locksmith, pattern: str = "*") -> list[RateInfo]:
+        found: list[RateInfo] = self._run(service.arate_limits(pattern))
+        return found
 
     def api_says(self, limit: RateLimit, word: str, *what: Any, **more: Any) -> None:
         twin = {"pause": "apause", "sync": "a_sync", "sync_from": "a_sync_from"}[word]

@@ -10,6 +10,7 @@ import django_locksmith
 def test_all_is_pinned() -> None:
     """The public names are these: one more or less is a decision, not an accident."""
     assert django_locksmith.__all__ == [
+        "NOT_MODIFIED",
         "Booking",
         "Holder",
         "Lease",
@@ -21,11 +22,14 @@ def test_all_is_pinned() -> None:
         "LockUnavailable",
         "Locksmith",
         "LocksmithError",
+        "NotModified",
         "PopulateFailed",
+        "RateInfo",
         "RateLimit",
         "RetryLater",
         "Skipped",
         "StaleFence",
+        "WindowInfo",
         "locksmith",
         "single_flight",
     ]

@@ -30,7 +30,7 @@ redis = {call = function(word, ...)
   return {tostring(math.floor(us / 1000000)), tostring(us % 1000000)}
 end}
 """
-KEYS = "places", "state", "news"
+KEYS = "places", "state", "news", "limits"
 SECOND = 1_000_000
 VALID = 2**52
 
@@ -67,8 +67,8 @@ class Schedule(RuleBasedStateMachine):
     def _run(self, script: Script, *arguments: int | str) -> Any:
         self.client.set("clock", self.now)
         numbers = [number for window in self.windows for number in window]
-        more = numbers if script in (BOOK, RESCHEDULE) else []
-        return self.client.eval(CLOCK + script.text, 3, *KEYS, *arguments, *more)
+        more = ["quick", *numbers] if script in (BOOK, RESCHEDULE) else []
+        return self.client.eval(CLOCK + script.text, len(KEYS), *KEYS, *arguments, *more)
 
     def _see_where_all_are(self) -> None:
         has_moved = False
@@ -204,7 +204,7 @@ def test_call_that_counts_for_several_stays_whole(valkey: Deployment) -> None:
     with valkey.server.client() as client:
 
         def run(script: Script, *arguments: int | str) -> Any:
-            return client.eval(CLOCK + script.text, 3, *KEYS, *arguments, *windows)
+            return client.eval(CLOCK + script.text, len(KEYS), *KEYS, *arguments, "quick", *windows)
 
         client.set("clock", 1_700_000_000 * SECOND)
         run(RESCHEDULE, VALID, SECOND, 0, 0)
@@ -212,5 +212,5 @@ def test_call_that_counts_for_several_stays_whole(valkey: Deployment) -> None:
         *_, number, _ = run(BOOK, VALID, 2, -1, "two")
         run(RESCHEDULE, VALID, 2 * SECOND, 0, 0)
         _, _, behind, *_ = run(BOOK, VALID, 1, -1, "three")
-        _, dear = client.eval(CLOCK + PLACE.text, 3, *KEYS, number)
+        _, dear = client.eval(CLOCK + PLACE.text, len(KEYS), *KEYS, number)
         assert behind >= dear + SECOND

@@ -1,4 +1,4 @@
-"""manage.py locksmith_list: who holds which lock."""
+"""manage.py locksmith_list: who holds which lock, and what of which rate limit is used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from django.core.management.base import CommandError
 from django_locksmith import LockInfo, LockUnavailable, locksmith
 
 from .. import common
-from ..lock_table import table
+from ..lock_table import COLUMNS, LIMIT_COLUMNS, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ _ORDERS: dict[str, Callable[[LockInfo], Any]] = {
 
 
 class Command(common.Command):
-    help = "Lists the locks that are held now, with who holds them."
+    help = "Lists the locks that are held now, with who holds them; or the rate limits, with what of them is used."
     exit_codes: ClassVar = {
         "0": "listed, whether any or none; with --watch, ended by Ctrl-C",
         "1": "--fail-if-any, and there were some",
@@ -44,6 +44,11 @@ class Command(common.Command):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("pattern", nargs="?", default="*", help="only keys that match this shell pattern")
+        parser.add_argument(
+            "--limits",
+            action="store_true",
+            help="rate limits instead of locks, by name: those used within their windows, or paused",
+        )
         common.add_owner(parser)
         parser.add_argument(
             "--older-than",
@@ -71,13 +76,17 @@ class Command(common.Command):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["limits"]:
+            for name, usual in (("owner", None), ("older_than", None), ("sort", "key"), ("fail_if_any", False)):
+                if options[name] != usual:
+                    raise CommandError(f"--{name.replace('_', '-')} is for locks, not for --limits.", returncode=2)
         if options["watch"] is not None:
             self._watch(options)
             return
         try:
             locks = _find(options)
         except LockUnavailable as error:
-            raise CommandError(f"The locks cannot be listed: {error}", returncode=common.UNAVAILABLE) from error
+            raise CommandError(f"{_whats(options)} cannot be listed: {error}", returncode=common.UNAVAILABLE) from error
         if locks or options["json"] or options["count"]:
             self.stdout.write("\n".join(filter(None, _text(locks, options, self._width(), indent=2))))
         elif not options["fail_if_any"]:
@@ -109,7 +118,7 @@ class Command(common.Command):
             locks = _find(options)
             text, note = _text(locks, options, self._width()) if locks or plain else (_nothing(options), "")
         except LockUnavailable as error:
-            text, note = f"The locks cannot be listed, trying again: {error}", ""
+            text, note = f"{_whats(options)} cannot be listed, trying again: {error}", ""
             if plain or not terminal:
                 self.stderr.write(f"{now}  {text}")
                 return
@@ -122,25 +131,31 @@ class Command(common.Command):
         self.stdout.flush()
 
 
-def _find(options: dict[str, Any]) -> list[LockInfo]:
+def _whats(options: dict[str, Any]) -> str:
+    return "The rate limits" if options["limits"] else "The locks"
+
+
+def _find(options: dict[str, Any]) -> list[Any]:
+    if options["limits"]:
+        return locksmith.rate_limits(options["pattern"])
     locks = common.owned_by(locksmith.locks(options["pattern"]), options["owner"])
     oldest = options["older_than"]
     old = [lock for lock in locks if oldest is None or (lock.held_for is not None and lock.held_for >= oldest)]
     return sorted(old, key=_ORDERS[options["sort"]])
 
 
-def _text(
-    locks: list[LockInfo], options: dict[str, Any], width: int | None, indent: int | None = None
-) -> tuple[str, str]:
+def _text(locks: list[Any], options: dict[str, Any], width: int | None, indent: int | None = None) -> tuple[str, str]:
     """The list, and what it leaves out."""
     if options["count"]:
         return str(len(locks)), ""
     if options["json"]:
         return json.dumps([lock.as_dict() for lock in locks], indent=indent), ""
-    return table(locks, width)
+    return table(locks, width, LIMIT_COLUMNS if options["limits"] else COLUMNS)
 
 
 def _nothing(options: dict[str, Any]) -> str:
+    if options["limits"]:
+        return f"No rate limit is in use whose name matches {options['pattern']!r}."
     owner = "" if options["owner"] is None else f", by an owner that matches {options['owner']!r}"
     age = "" if options["older_than"] is None else f", for {options['older_than']:g} s or longer"
     return f"No lock is held whose key matches {options['pattern']!r}{owner}{age}."

@@ -4,7 +4,8 @@
 --       2 cost: how many calls it counts for; no more than the smallest N
 --       3 for how long its caller would wait, µs; -1 = without limit
 --       4 by whom: asked once more, for the reply was lost, it books nothing more
---       5, 6, ... N and µs of each window
+--       5 the rate, as it was written
+--       6, 7, ... N and µs of each window
 -- Returns  {1, now, place, number, moved}  booked; moved: the number of the last news, 0 = none
 --          {0, now, place}          further away than the caller would wait, or too many are booked: nothing is booked
 --          {-2}                     too late
@@ -12,7 +13,7 @@
 if now > tonumber(ARGV[1]) then return {-2} end
 local MOST_BOOKED = 100000
 local cost, wait = tonumber(ARGV[2]), tonumber(ARGV[3])
-local windows, most, longest, apart = windows_from(5)
+local windows, most, longest, apart, kept = windows_from(6)
 local n = number_of_last()
 local moved = tonumber(redis.call('HGET', state, 'moved') or '') or 0
 
@@ -33,7 +34,7 @@ local length = redis.call('LLEN', places)
 if (wait >= 0 and place - now > wait) or length + cost > most + MOST_BOOKED then return {0, now, place} end
 
 for _ = 1, cost do redis.call('RPUSH', places, place) end
-redis.call('HSET', state, 'n', n + cost, 'by', ARGV[4])
+redis.call('HSET', state, 'n', n + cost, 'by', ARGV[4], 'rate', ARGV[5], 'windows', kept)
 -- What no window reaches back to any more. Not what has N places behind it: the last may yet be given back.
 for _ = 1, cost + 8 do
   local first = tonumber(redis.call('LINDEX', places, 0))

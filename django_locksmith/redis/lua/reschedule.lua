@@ -5,11 +5,12 @@
 --       2 µs from now on during which there is no place; 0 = no pause
 --       3 how many calls the API has counted in the window that began then; 0 = it does not say
 --       4 when that window began, µs before now
---       5, 6, ... N and µs of each window
+--       5 the rate, as it was written
+--       6, 7, ... N and µs of each window
 -- Returns  the µs until the next place; -2 too late
 
 if now > tonumber(ARGV[1]) then return -2 end
-local windows, most, longest, apart = windows_from(5)
+local windows, most, longest, apart, kept = windows_from(6)
 local n, pause = number_of_last(), math.max(paused_until(), now + tonumber(ARGV[2]))
 local began = now - tonumber(ARGV[4])
 
@@ -46,7 +47,7 @@ end
 
 redis.call('DEL', places)
 for i = 1, #all, 1000 do redis.call('RPUSH', places, unpack(all, i, math.min(i + 999, #all))) end
-redis.call('HSET', state, 'n', n, 'pause', pause)
+redis.call('HSET', state, 'n', n, 'pause', pause, 'rate', ARGV[5], 'windows', kept)
 if has_moved then
   -- As with the numbers of places: what was forgotten does not come again.
   local moved = (tonumber(redis.call('HGET', state, 'moved') or '') or now) + 1

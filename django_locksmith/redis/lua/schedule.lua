@@ -2,10 +2,11 @@
 --
 -- KEYS  1 places  list of server µs, in order: of each call in the last window, and of each that is booked for later
 --       2 state   hash: n = the number of the last place, by = who booked it, pause = server µs before which there is
---                 none, moved = the number of the last news
+--                 none, moved = the number of the last news, rate = as it was written, windows = as they are kept
 --       3 news    stream: one entry, that places were moved
+--       4 limits  sorted set: the states of all limits, by the server ms at which they end; not in a cluster
 
-local places, state, news = KEYS[1], KEYS[2], KEYS[3]
+local places, state, news, limits = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local LONGEST = 400 * 86400 * 1000000 -- what is further away than any of ours is nobody's
@@ -13,14 +14,15 @@ local LONGEST = 400 * 86400 * 1000000 -- what is further away than any of ours i
 -- N and µs of each window, from this argument on; of them all the largest N, the longest, and how far apart those are who
 -- have to wait: they are not to wake up all at once, for then some would be so late that the next came too early.
 local function windows_from(first)
-  local windows, most, longest, apart = {}, 0, 0, 10000
+  local windows, most, longest, apart, texts = {}, 0, 0, 10000, {}
   for i = first, #ARGV, 2 do
     local calls, us = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
     windows[#windows + 1] = {calls, us}
     most, longest = math.max(most, calls), math.max(longest, us)
     apart = math.min(apart, math.floor(us / calls / 10))
+    texts[#texts + 1] = ARGV[i] .. '/' .. ARGV[i + 1]
   end
-  return windows, most, longest, apart
+  return windows, most, longest, apart, table.concat(texts, ' ')
 end
 
 -- Numbers are never used twice, also where all was forgotten: they begin with the time.
@@ -42,4 +44,10 @@ local function keep_until(us)
   redis.call('PEXPIRE', places, ms)
   redis.call('PEXPIRE', state, ms)
   redis.call('PEXPIRE', news, ms)
+  if limits then
+    local now_ms = math.floor(now / 1000)
+    redis.call('ZREMRANGEBYSCORE', limits, '-inf', now_ms)
+    redis.call('ZADD', limits, now_ms + ms, state)
+    if redis.call('PTTL', limits) < ms then redis.call('PEXPIRE', limits, ms) end
+  end
 end
