@@ -12,7 +12,8 @@ The way in, for readers of the code (imports point down only, `lint-imports` pro
               contrib/  fencing.py  testing.py  pytest_plugin.py         for other software, for rows, for tests
     api/      service.py  lock.py  lease.py -> lease_state.py            what users hold in their hands
               acquisition.py
-              single_flight.py  flight_options.py  flight_calls.py
+              single_flight.py -> many_values.py
+              flight_options.py  flight_calls.py
               rate_limit.py  api_headers.py
               cached_values.py  computed.py  computing.py  decorating.py
               key_templates.py  functions.py  redis_py_words.py  taken.py  blocks.py  done_marks.py
@@ -20,7 +21,7 @@ The way in, for readers of the code (imports point down only, `lint-imports` pro
     runtime/  runtime.py  contexts.py  options.py  held_leases.py        what the locks of one process share
               renewal.py  expiry.py -> clockwork.py  giving_back.py  background.py  transactions.py
     policy/   straight.py -> locks.py  flights.py -> landing.py          every rule, once, for threads and tasks
-              flight_outcomes.py  rate_limits.py  sync_bridge.py
+              many_flights.py  flight_outcomes.py  rate_limits.py  sync_bridge.py
     local/    queues.py  flights.py  events.py                           how callers of one process wait for each other
               schedules.py -> sleepers.py
     redis/    flight_store.py -> lock_store.py -> look_store.py          requests and replies

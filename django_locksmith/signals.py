@@ -1,4 +1,4 @@
-"""Signals about locks and flights. Sent robustly: a receiver that fails is logged and changes nothing.
+"""Signals about locks, flights and rate limits. Sent robustly: a receiver that fails is logged and changes nothing.
 
 There is no sender. `lost` may be sent from a thread of this package, the others come from the caller's.
 
@@ -11,11 +11,15 @@ There is no sender. `lost` may be sent from a thread of this package, the others
 `flight(key, template, outcome, waited)`  a caller of `get_or_set` who missed the value has an answer after `waited`
                            seconds: "computed" it, "shared" what another computed, "old" (served the old value),
                            "failed" (the computation did), "postponed" (`RetryLater`), "busy" (the wait was over)
+`limited(name, template, outcome, waited)`  a caller of a rate limit has had his answer after `waited` seconds: "taken"
+                           (his place has come), "alone" (the same, by the memory of this process, for Redis gave no
+                           answer), "refused" (`RetryLater`: it is further away than he would wait)
+`paused(name, template, seconds)`  this process has told all others that a rate limit is paused for so long
 
 Receivers that are not `async def` keep a task waiting, for Django runs them in a thread: see `Signal.observe`.
 
 `template` is what is the same for all keys of a kind (`import:{account_id}`), for metrics; "" where there is none. A
-lease has its own.
+lease has its own. That of a rate limit which the settings know is its name.
 """
 
 from __future__ import annotations
@@ -78,3 +82,5 @@ released = Signal()
 lost = Signal()
 cleared = Signal()
 flight = Signal()
+limited = Signal()
+paused = Signal()

@@ -293,9 +293,15 @@ async def decorated_in_a_task() -> None:
 
 # ---- rate limits
 
+
+def numbers(keys: list[str]) -> dict[str, int]:
+    return {}
+
+
 twitter = locksmith.rate_limit("twitter", "15/15m", blocking_timeout=None, caution=0.1)
 assert_type(twitter, RateLimit)
 assert_type(locksmith.rate_limit("twitter"), RateLimit)
+assert_type(locksmith.get_many_or_set(["a"], numbers, 300, most=10, rate_limit=twitter), dict[str, int])
 assert_type(locksmith.get_or_set("a", a_number, rate_limit=twitter, stale=60, refresh="thread", patience=0.1), int)
 assert_type(locksmith.get_or_set("a", a_number, rate_limit="twitter", stale=60, refresh=lambda work: work()), int)
 locksmith.get_or_set("a", a_number, stale=60, refresh="celery")  # type: ignore[call-overload]

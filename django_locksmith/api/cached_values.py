@@ -11,16 +11,16 @@ import pickle
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from asgiref.sync import sync_to_async
 from django.core.cache import caches
-from django.core.cache.backends.base import DEFAULT_TIMEOUT, InvalidCacheKey
+from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache, InvalidCacheKey
+from redis.exceptions import RedisClusterException
 
 from ..policy.flight_outcomes import MISSING
 from ..redis.key_names import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from django.core.cache.backends.base import BaseCache
+    from collections.abc import Callable, Mapping
 
 logger = logging.getLogger("django_locksmith.flight")
 
@@ -30,8 +30,6 @@ _REFUSED = (TypeError, ValueError, OverflowError, RecursionError, pickle.PickleE
 _ABOUT_KEYS = (UnicodeError, InvalidCacheKey)
 _SHORTEST = 0.001
 _LONGEST = 1e9
-UNCHECKED = 5.0
-"""Seconds for which a value is kept that nobody could say is still wanted, for Redis did not answer."""
 
 
 class Entry:
@@ -67,10 +65,10 @@ class Entry:
         """The version of the entry that outlives the value. Django's own are numbers."""
         return f"locksmith-old-{self.cache.version if self.version is None else self.version}"
 
-    def copies(self, *, checked: bool) -> list[tuple[Any, float | None]]:
-        """The versions to store, and for how long."""
-        if not checked:
-            return [(self.version, UNCHECKED if self.timeout is None else min(UNCHECKED, self.timeout))]
+    def copies(self, longest: float | None) -> list[tuple[Any, float | None]]:
+        """The versions to store, and for how long. `longest`: for a value that may be out of date."""
+        if longest is not None:
+            return [(self.version, longest if self.timeout is None else min(longest, self.timeout))]
         if self.timeout is None or not self.stale:
             return [(self.version, self.timeout)]
         return [(self.version, self.timeout), (self.old_version, self.timeout + self.stale)]
@@ -121,8 +119,8 @@ class ThreadValues(Entry):
             self.complain("read", error)
             return MISSING
 
-    async def put(self, value: Any, *, checked: bool = True) -> None:
-        for version, timeout in self.copies(checked=checked):
+    async def put(self, value: Any, longest: float | None = None) -> None:
+        for version, timeout in self.copies(longest):
             self._set(version, value, timeout)
 
     def _set(self, version: Any, value: Any, timeout: float | None) -> None:
@@ -134,6 +132,21 @@ class ThreadValues(Entry):
     async def drop(self) -> None:
         for version in (self.version, self.old_version):
             self.cache.delete(self.key, version=version)
+
+    @staticmethod
+    async def fresh_of(entries: Mapping[str, ThreadValues]) -> dict[str, Any]:
+        """What the cache has of many entries, which are alike but for their keys, in one request."""
+        first = next(iter(entries.values()))
+        try:
+            return first.cache.get_many(list(entries), version=first.version)
+        except InvalidCacheKey:
+            raise
+        except RedisClusterException:  # a cluster has them on many servers
+            found = {key: await entry.fresh() for key, entry in entries.items()}
+            return {key: value for key, value in found.items() if value is not MISSING}
+        except Exception as error:
+            first.complain("read", error)
+            return {}
 
 
 class LoopValues(Entry):
@@ -154,8 +167,8 @@ class LoopValues(Entry):
             self.complain("read", error)
             return MISSING
 
-    async def put(self, value: Any, *, checked: bool = True) -> None:
-        for version, timeout in self.copies(checked=checked):
+    async def put(self, value: Any, longest: float | None = None) -> None:
+        for version, timeout in self.copies(longest):
             await self._set(version, value, timeout)
 
     async def _set(self, version: Any, value: Any, timeout: float | None) -> None:
@@ -167,6 +180,24 @@ class LoopValues(Entry):
     async def drop(self) -> None:
         for version in (self.version, self.old_version):
             await self.cache.adelete(self.key, version=version)
+
+    @staticmethod
+    async def fresh_of(entries: Mapping[str, LoopValues]) -> dict[str, Any]:
+        """As that of `ThreadValues`."""
+        first = next(iter(entries.values()))
+        get_many = first.cache.aget_many
+        if type(first.cache).aget_many is BaseCache.aget_many:  # which asks for one after the other
+            get_many = sync_to_async(first.cache.get_many)
+        try:
+            return await get_many(list(entries), version=first.version)
+        except InvalidCacheKey:
+            raise
+        except RedisClusterException:
+            found = {key: await entry.fresh() for key, entry in entries.items()}
+            return {key: value for key, value in found.items() if value is not MISSING}
+        except Exception as error:
+            first.complain("read", error)
+            return {}
 
 
 def check_value_key(key: object) -> str:

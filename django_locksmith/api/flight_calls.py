@@ -20,7 +20,7 @@ from ..tokens import new_token
 from . import said_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
 
     from ..policy.flight_outcomes import Obtained
     from ..redis.key_names import FlightNames
@@ -49,6 +49,19 @@ class RunningComputation:
 
 _running: ContextVar[tuple[RunningComputation, ...]] = ContextVar("django_locksmith_running", default=())
 """The computations that the code that runs now is a part of, or was begun by."""
+
+
+@contextmanager
+def computing(runtime: Runtime, values: Iterable[FlightNames]) -> Iterator[None]:
+    """The code in this block computes these values."""
+    running = [RunningComputation((runtime, names.lock)) for names in values]
+    before = _running.set((*_running.get(), *running))
+    try:
+        yield
+    finally:
+        for each in running:
+            each.over = True  # tasks that it has begun, and did not wait for, know it for as long as they run
+        _running.reset(before)
 
 
 class RenewedFlight:
@@ -143,6 +156,7 @@ class Refresher:
     async def _refresh(self, call: Call) -> None:
         context, template = self._context, self._plan.template
         pause = REFRESH_AGAIN
+        before = _running.set(())  # whoever asked for it may compute something else, and does not wait for this
         work = flights.refresh(context.flights, context.local_flights, call)
         try:
             obtained = await _told(context, call, template, work)
@@ -152,6 +166,7 @@ class Refresher:
         except Exception as error:
             call.warn("the old value of %r is served, for a new one could not be computed", error)
         finally:
+            _running.reset(before)
             context.local_flights.end_refresh(call.names.lock, pause)
 
 
@@ -194,13 +209,8 @@ def call_of(
     wait = runtime.settings.blocking_timeout if isinstance(plan.wait, Unset) else plan.wait
 
     async def compute_marked() -> Any:
-        running = RunningComputation(place)
-        before = _running.set((*_running.get(), running))
-        try:
+        with computing(runtime, [names]):
             return await compute()
-        finally:
-            running.over = True  # tasks that it has begun, and did not wait for, know it for as long as they run
-            _running.reset(before)
 
     @contextmanager
     def keep_alive(token: bytes, deadline: float) -> Iterator[RenewedFlight]:

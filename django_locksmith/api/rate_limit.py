@@ -6,7 +6,7 @@ import logging
 from math import inf
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from .. import conf
+from .. import conf, signals
 from ..exceptions import LockUnavailable, RetryLater
 from ..policy import rate_limits as policy
 from ..policy.rate_limits import Terms
@@ -130,8 +130,24 @@ class RateLimit:
     async def _take(self, context: Context, terms: Terms) -> Booking:
         names = context.rates.names(self._own_name())
         memory = context.schedules.of(names.lock, context.rates.now())
-        taken = await policy.take(context.rates, memory, names, terms, self._warn)
+        began = context.rates.now()
+        try:
+            taken = await policy.take(context.rates, memory, names, terms, self._warn)
+        except RetryLater:
+            await self._tell(context, "refused", context.rates.now() - began)
+            raise
+        await self._tell(context, "alone" if taken.server_time is None else "taken", taken.waited)
         return Booking(self.name, terms.cost, taken.waited, taken.server_time)
+
+    async def _tell(self, context: Context, outcome: str, waited: float) -> None:
+        if signals.limited.wanted:
+            named = {"name": self.name, "template": self._kind, "outcome": outcome, "waited": waited}
+            await context.tell(signals.limited, **named)
+
+    @property
+    def _kind(self) -> str:
+        """What metrics call it: names may be too many."""
+        return self._template or (self.name if self.name in self._find_runtime().settings.rate_limits else "")
 
     def _warn(self, trouble: LockUnavailable) -> None:
         said_once.warn_once(said_once.RATE_BY_MEMORY, self._template or self.name)
@@ -305,6 +321,8 @@ class RateLimit:
         names = context.rates.names(self._own_name())
         memory = context.schedules.of(names.lock, context.rates.now())
         await policy.reschedule(context.rates, memory, names, self._kept(), pause, counted, age)
+        if pause and signals.paused.wanted:
+            await context.tell(signals.paused, name=self.name, template=self._kind, seconds=pause)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"the rate limit {self.name!r} cannot be copied or pickled: make one there, by its name")

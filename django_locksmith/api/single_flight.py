@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
+from .. import conf
 from ..policy.flight_outcomes import MISSING
 from ..policy.landing import void
 from ..policy.sync_bridge import run_sync
@@ -20,6 +21,7 @@ from .flight_calls import call_of, flight_name, look, obtain
 from .flight_options import plan_of
 from .functions import dotted_name, is_async
 from .key_templates import key_maker
+from .many_values import ManyValues
 from .rate_limit import RateLimit
 from .stable_texts import plain
 
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..records import NotModified
-    from ..runtime.runtime import Runtime
     from .flight_options import FlightOptions, Plan
 
 logger = logging.getLogger("django_locksmith.flight")
@@ -45,16 +46,8 @@ Or a function of the value that returns one.
 """
 
 
-class SingleFlight:
+class SingleFlight(ManyValues):
     """What `Locksmith` can do for values of a cache."""
-
-    def runtime(self) -> Runtime:
-        """What the flights of the settings in force share. Not for users."""
-        raise NotImplementedError
-
-    def rate_limit(self, name: str) -> RateLimit:
-        """The rate limit that the settings have under this name."""
-        raise NotImplementedError
 
     @overload
     def get_or_set(
@@ -200,7 +193,9 @@ class SingleFlight:
     def _limit_of(self, plan: Plan) -> RateLimit | None:
         return self.rate_limit(plan.rate_limit) if isinstance(plan.rate_limit, str) else plan.rate_limit
 
-    def invalidate(self, key: str, version: int | None = None, *, cache: str = "default") -> None:
+    def invalidate(
+        self, key: str, version: int | None = None, *, cache: str = "default", settle: conf.Seconds = 0
+    ) -> None:
         """Delete a value, its old copy and a remembered failure. A computation under way will not bring it back.
 
         The caller that computes it now still returns what it began with, but does not store it; all who wait for it
@@ -210,6 +205,8 @@ class SingleFlight:
             key: the key in the cache.
             version: that of the key, as for the cache.
             cache: the alias of the cache.
+            settle: seconds for which what the values are computed from may still be old, in a replica, say: what is
+                computed within them lives for one second only.
 
         Raises:
             LockUnavailable: Redis gave no usable answer: the value is deleted, but a computation under way may store
@@ -218,13 +215,15 @@ class SingleFlight:
         """
         values = ThreadValues(plain(cache), check_value_key(key), version)
         store = self.runtime().threads().flights
-        run_sync(void(store, store.names(flight_name(values.alias, values.name)), values))
+        run_sync(void(store, store.names(flight_name(values.alias, values.name)), values, _settling(settle)))
 
-    async def ainvalidate(self, key: str, version: int | None = None, *, cache: str = "default") -> None:
+    async def ainvalidate(
+        self, key: str, version: int | None = None, *, cache: str = "default", settle: conf.Seconds = 0
+    ) -> None:
         """As `invalidate`."""
         values = LoopValues(plain(cache), check_value_key(key), version)
         store = self.runtime().loop().flights
-        await void(store, store.names(flight_name(values.alias, values.name)), values)
+        await void(store, store.names(flight_name(values.alias, values.name)), values, _settling(settle))
 
     def single_flight(
         self,
@@ -298,6 +297,13 @@ class SingleFlight:
             return result
 
         return decorate
+
+
+def _settling(settle: conf.Seconds) -> float:
+    seconds = conf.wait_seconds("settle", settle)
+    if seconds is None or seconds > conf.LONGEST_LEASE:
+        raise ValueError(f"settle is seconds, up to a year, not {settle!r}")
+    return seconds
 
 
 def _limiting(how: FlightOptions, function: Callable[..., Any]) -> Callable[[Any, Any], FlightOptions]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..api.lease import Lease
 
 OTHER: Final = "other"
-"""The name of all locks and values without a template."""
+"""The name of all locks, values and rate limits without a template."""
 
 SECONDS: Final = (
     0.001,
@@ -36,8 +36,8 @@ SECONDS: Final = (
 )
 """Bounds of histograms: from a lock that is free to a job of an hour."""
 
-Counted = Literal["acquisition", "lost", "cleared", "flight"]
-Timed = Literal["wait", "hold", "flight"]
+Counted = Literal["acquisition", "lost", "cleared", "flight", "limited", "paused"]
+Timed = Literal["wait", "hold", "flight", "limited"]
 
 
 class Sink(ABC):
@@ -70,6 +70,8 @@ class Observer:
             (signals.lost, self._on_lost),
             (signals.cleared, self._on_cleared),
             (signals.flight, self._on_flight),
+            (signals.limited, self._on_limited),
+            (signals.paused, self._on_paused),
         )
 
     def start(self) -> None:
@@ -139,6 +141,15 @@ class Observer:
         name = template or OTHER
         self._sink.count("flight", name, outcome)
         self._sink.time("flight", name, waited)
+
+    def _on_limited(self, template: str, outcome: str, waited: float, **kwargs: Any) -> None:
+        name = template or OTHER
+        self._sink.count("limited", name, outcome)
+        if outcome != "refused":  # as with locks: who was refused was not timed
+            self._sink.time("limited", name, waited)
+
+    def _on_paused(self, template: str, **kwargs: Any) -> None:
+        self._sink.count("paused", template or OTHER)
 
 
 _observers: weakref.WeakSet[Observer] = weakref.WeakSet()

@@ -1,4 +1,4 @@
-"""Metrics of locks and flights for OpenTelemetry: `install()`, once, in the `ready()` of your own AppConfig.
+"""Metrics of locks, flights and rate limits for OpenTelemetry: `install()`, once, in `ready()` of your own AppConfig.
 
     locksmith.acquisitions       counter            locksmith.lock, locksmith.outcome: acquired, busy, unavailable
     locksmith.acquire.duration   histogram, s       locksmith.lock: until the lock was acquired
@@ -8,8 +8,11 @@
     locksmith.cleared            counter            locks that were taken from their holders
     locksmith.flights            counter            locksmith.flight, locksmith.outcome: computed, shared, old, ...
     locksmith.flight.duration    histogram, s       locksmith.flight: until a caller who missed the value had an answer
+    locksmith.limited            counter            locksmith.limit, locksmith.outcome: taken, alone, refused
+    locksmith.limited.duration   histogram, s       locksmith.limit: until a place in a rate limit had come
+    locksmith.paused             counter            locksmith.limit: pauses that this process has told of
 
-The attribute is the template of the lock or value, never a key; "other" where there is none.
+The attribute is the template of the lock, value or rate limit, never a key; "other" where there is none.
 """
 
 from __future__ import annotations
@@ -33,13 +36,19 @@ if TYPE_CHECKING:
 
     from ._observations import Counted, Timed
 
-_LOCK, _FLIGHT, _OUTCOME = "locksmith.lock", "locksmith.flight", "locksmith.outcome"
+_LOCK, _OUTCOME = "locksmith.lock", "locksmith.outcome"
+_NAMES: dict[Counted | Timed, str] = {
+    "flight": "locksmith.flight",
+    "limited": "locksmith.limit",
+    "paused": "locksmith.limit",
+}
+"""The attributes of what is no lock."""
 
 _installed: dict[MeterProvider | None, tuple[Observer, _Instruments]] = {}
 
 
 def install(meter_provider: MeterProvider | None = None) -> None:
-    """Count and time all locks and flights of this process from now on. A second call for a provider does nothing.
+    """Count and time locks, flights and rate limits of this process from now on. For one provider, once is enough.
 
     Args:
         meter_provider: default the global one, whether it is set before or after this call.
@@ -68,6 +77,8 @@ class _Instruments(Sink):
             "lost": meter.create_counter("locksmith.lost", "{lease}", "Leases that ended against their holder's will."),
             "cleared": meter.create_counter("locksmith.cleared", "{lock}", "Locks that were taken from their holders."),
             "flight": meter.create_counter("locksmith.flights", "{call}", "Callers who missed a value."),
+            "limited": meter.create_counter("locksmith.limited", "{call}", "Callers of a rate limit."),
+            "paused": meter.create_counter("locksmith.paused", "{pause}", "Pauses of a rate limit."),
         }
         self._timers: dict[Timed, Histogram] = {
             "wait": _timer(meter, "locksmith.acquire.duration", "Time until a lock was acquired."),
@@ -76,16 +87,19 @@ class _Instruments(Sink):
                 meter, "locksmith.flight.duration", "Time until a caller who missed a value had an answer."
             ),
         }
+        self._timers["limited"] = _timer(
+            meter, "locksmith.limited.duration", "Time until a place in a rate limit had come."
+        )
         meter.create_observable_up_down_counter(
             "locksmith.lock.held", [self._count_held], "{lock}", "Locks that are held now."
         )
 
     def count(self, what: Counted, name: str, outcome: str = "") -> None:
-        attributes = {_FLIGHT if what == "flight" else _LOCK: name, _OUTCOME: outcome}
+        attributes = {_NAMES.get(what, _LOCK): name, _OUTCOME: outcome}
         self._counters[what].add(1, {attribute: value for attribute, value in attributes.items() if value})
 
     def time(self, what: Timed, name: str, seconds: float) -> None:
-        self._timers[what].record(seconds, {_FLIGHT if what == "flight" else _LOCK: name})
+        self._timers[what].record(seconds, {_NAMES.get(what, _LOCK): name})
 
     def _count_held(self, options: CallbackOptions) -> Iterable[Observation]:
         held = self.observer.held() if self.observer is not None else {}

@@ -1,4 +1,4 @@
-"""Metrics of locks and flights for Prometheus: `install()`, once, in the `ready()` of your own AppConfig.
+"""Metrics of locks, flights and rate limits for Prometheus: `install()`, once, in the `ready()` of your own AppConfig.
 
     locksmith_acquisitions_total{lock, outcome}   outcome: acquired, busy, unavailable
     locksmith_wait_seconds{lock}                  histogram: until a lock was acquired
@@ -8,8 +8,11 @@
     locksmith_cleared_total                       locks that were taken from their holders
     locksmith_flights_total{flight, outcome}      outcome: computed, shared, old, failed, postponed, busy
     locksmith_flight_wait_seconds{flight}         histogram: until a caller who missed the value had an answer
+    locksmith_limited_total{limit, outcome}       outcome: taken, alone, refused
+    locksmith_limited_wait_seconds{limit}         histogram: until a place in a rate limit had come
+    locksmith_paused_total{limit}                 pauses of a rate limit that this process has told of
 
-The label is the template of the lock or value, never a key; "other" where there is none.
+The label is the template of the lock, value or rate limit, never a key; "other" where there is none.
 """
 
 from __future__ import annotations
@@ -34,13 +37,13 @@ _installed: dict[CollectorRegistry, tuple[Observer, _Metrics]] = {}
 
 
 def install(registry: CollectorRegistry = REGISTRY, *, buckets: Sequence[float] = SECONDS) -> None:
-    """Count and time all locks and flights of this process from now on. A second call for a registry does nothing.
+    """Count and time locks, flights and rate limits of this process from now on. For one registry, once is enough.
 
     With `PROMETHEUS_MULTIPROC_DIR`, `locksmith_held` is the sum over live processes.
 
     Args:
         registry: where the metrics are registered.
-        buckets: bounds of the three histograms, seconds.
+        buckets: bounds of the histograms, seconds.
 
     Raises:
         ValueError: the registry has metrics of these names already.
@@ -76,6 +79,10 @@ class _Metrics(Sink):
             "flight": Counter(
                 "locksmith_flights", "Callers who missed a value.", ["flight", "outcome"], registry=registry
             ),
+            "limited": Counter(
+                "locksmith_limited", "Callers of a rate limit.", ["limit", "outcome"], registry=registry
+            ),
+            "paused": Counter("locksmith_paused", "Pauses of a rate limit.", ["limit"], registry=registry),
         }
         self._timers: dict[Timed, Histogram] = {
             "wait": Histogram(
@@ -96,6 +103,13 @@ class _Metrics(Sink):
                 "locksmith_flight_wait_seconds",
                 "Time until a caller who missed a value had an answer.",
                 ["flight"],
+                registry=registry,
+                buckets=buckets,
+            ),
+            "limited": Histogram(
+                "locksmith_limited_wait_seconds",
+                "Time until a place in a rate limit had come.",
+                ["limit"],
                 registry=registry,
                 buckets=buckets,
             ),

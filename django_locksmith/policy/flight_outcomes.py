@@ -34,8 +34,8 @@ class Values(Protocol):
     async def old(self) -> Any:
         """The copy, which may be out of date, or `MISSING`. Trouble as above."""
 
-    async def put(self, value: Any, *, checked: bool = True) -> None:
-        """Store both; a value that may be out of date (not `checked`) alone, and not for long. Trouble is logged."""
+    async def put(self, value: Any, longest: float | None = None) -> None:
+        """Store both; a value that may be out of date alone, and for so many seconds at most. Trouble is logged."""
 
     async def drop(self) -> None:
         """Delete both."""

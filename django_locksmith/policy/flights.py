@@ -13,7 +13,7 @@ from ..local.flights import ABANDONED, LocalFlight
 from ..redis.messages import Follows, Leads, News, NoReply, Paused
 from ..tokens import read_holder
 from .flight_outcomes import MISSING, Copies, Failed, Later, LookAgain, NoPlace, Obtained, ServeOld, TimeOver, Value
-from .landing import LONGEST_TEXT, land, postpone, put, store_or_withdraw, text_of, withdraw
+from .landing import failed_by, land, postpone, put, store_or_withdraw, withdraw
 from .locks import caution, once_more, until_next_probe
 
 if TYPE_CHECKING:
@@ -64,12 +64,12 @@ async def obtain(flights: FlightStore, local_flights: LocalFlights, call: Call) 
                 call.refresh()
             return Obtained(old, "old")
         if isinstance(outcome, TimeOver) and call.on_timeout == "compute":
-            outcome = await _placed(flights, call) or await _computed(flights, call)
+            outcome = await placed(flights, call) or await _computed(flights, call)
             if isinstance(outcome, Value):
                 return Obtained(outcome.value, "computed")  # not stored: whoever leads stores its own
             if isinstance(outcome, Later):
-                await postpone(flights, call, outcome)
-        raise _error(flights, call, outcome)
+                await postpone(flights, outcome, call)
+        raise error_of(flights, call, outcome)
 
 
 async def refresh(flights: FlightStore, local_flights: LocalFlights, call: Call) -> Obtained | None:
@@ -82,7 +82,7 @@ async def refresh(flights: FlightStore, local_flights: LocalFlights, call: Call)
     if isinstance(outcome, Value):
         return Obtained(outcome.value, "computed" if outcome.computed else "shared")
     if isinstance(outcome, (Failed, Later, NoPlace)):
-        raise _error(flights, call, outcome)
+        raise error_of(flights, call, outcome)
     return None
 
 
@@ -118,7 +118,8 @@ def _serves_old(call: Call, outcome: Outcome) -> bool:
     return True
 
 
-def _error(flights: FlightStore, call: Call, outcome: Outcome) -> Exception:
+def error_of(flights: FlightStore, call: Call, outcome: Outcome) -> Exception:
+    """What is raised for an outcome that is no value."""
     if isinstance(outcome, Failed):
         return outcome.error or PopulateFailed(call.key, outcome.kind, outcome.message)
     if isinstance(outcome, (Later, NoPlace)):
@@ -134,7 +135,7 @@ async def _lead_locally(flights: FlightStore, call: Call, local: LocalFlight, *,
     told: Outcome = LookAgain()  # what the followers hear if we are interrupted
     try:
         outcome = await _take_part(flights, call, local, waits=waits)
-        told = _for_followers(call, local, outcome)
+        told = for_followers(call, local, outcome)
         return outcome
     except BaseException:
         if not local.lands:
@@ -149,7 +150,8 @@ async def _lead_locally(flights: FlightStore, call: Call, local: LocalFlight, *,
             raise
 
 
-def _for_followers(call: Call, local: LocalFlight, outcome: Outcome) -> Outcome:
+def for_followers(call: Call, local: LocalFlight, outcome: Outcome) -> Outcome:
+    """What the local followers hear."""
     if isinstance(outcome, Value):
         # Copied before our caller gets the value, and may change it.
         if not (outcome.for_followers and local.has_followers):
@@ -165,7 +167,7 @@ def _for_followers(call: Call, local: LocalFlight, outcome: Outcome) -> Outcome:
 
 async def _take_part(flights: FlightStore, call: Call, local: LocalFlight, *, waits: bool) -> Outcome:
     try:
-        answer: Leads | Follows | Paused | Outcome = await _join(flights, call)
+        answer: Leads | Follows | Paused | Outcome = await join(flights, call)
         if isinstance(answer, Follows) and waits:
             answer = await _follow(flights, call, local, answer)
     except LockUnavailable as trouble:
@@ -175,11 +177,11 @@ async def _take_part(flights: FlightStore, call: Call, local: LocalFlight, *, wa
             return Value(found)
         local.found_nothing()
         call.warn("Redis cannot say who computes %r: computing it in this process, too", trouble)
-        outcome = await _placed(flights, call) or await _computed(flights, call)
+        outcome = await placed(flights, call) or await _computed(flights, call)
         if isinstance(outcome, Value):
-            return await put(call, outcome, checked=False) or outcome
+            return await put(call, outcome, None) or outcome
         if isinstance(outcome, Later):
-            await postpone(flights, call, outcome)
+            await postpone(flights, outcome, call)
         return outcome
     if isinstance(answer, Leads):
         return await _lead(flights, call, local, answer)
@@ -188,7 +190,7 @@ async def _take_part(flights: FlightStore, call: Call, local: LocalFlight, *, wa
     return ServeOld() if isinstance(answer, Follows) else answer
 
 
-async def _join(flights: FlightStore, call: Call) -> Leads | Follows | Paused:
+async def join(flights: FlightStore, call: Call) -> Leads | Follows | Paused:
     """As `once_more`, of the one request that may make us the leader without our hearing of it."""
     sent = False
 
@@ -221,7 +223,7 @@ async def _follow(flights: FlightStore, call: Call, local: LocalFlight, seen: Fo
                         break
                     if flights.now() >= call.until:
                         return TimeOver(seen.leader, seen.left)
-                    answer = await _join(flights, call)
+                    answer = await join(flights, call)
                     if not isinstance(answer, Follows):
                         return answer
                     seen = answer
@@ -266,7 +268,7 @@ async def _lead(flights: FlightStore, call: Call, local: LocalFlight, leads: Lea
         return Value(found)
     local.found_nothing()
     with call.keep_alive(leads.sent + call.lease - caution(call.lease)) as flight:
-        outcome: Outcome | None = await _placed(flights, call)
+        outcome: Outcome | None = await placed(flights, call)
         if outcome is None:
             # It may have been a long wait: who leads now has the next place.
             outcome = await _computed(flights, call) if call.allowance is None or flight.held else LookAgain()
@@ -276,7 +278,7 @@ async def _lead(flights: FlightStore, call: Call, local: LocalFlight, leads: Lea
         # A cache goes on storing what it has begun to store. So we go on, too, and end the flight when it is stored.
         return await flights.shielded(store_or_withdraw(flights, call, outcome, held=flight.held))
     if isinstance(outcome, Later):
-        await postpone(flights, call, outcome)
+        await postpone(flights, outcome, call)
     elif isinstance(outcome, Failed):
         await land(flights, call, News("failed", outcome.kind, outcome.message), call.error_ttl(outcome.error))
     elif isinstance(outcome, NoPlace):
@@ -284,7 +286,7 @@ async def _lead(flights: FlightStore, call: Call, local: LocalFlight, leads: Lea
     return outcome
 
 
-async def _placed(flights: FlightStore, call: Call) -> NoPlace | None:
+async def placed(flights: FlightStore, call: Call) -> NoPlace | None:
     """Wait for a place of the rate limit, where there is one; or hear that it is too far away."""
     if call.allowance is None:
         return None
@@ -303,10 +305,8 @@ async def _computed(flights: FlightStore, call: Call) -> Value | Failed | Later:
     except RetryLater as later:
         return Later(flights.now() + later.seconds, later)
     except Exception as error:
-        kind = type(error)
-        name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-        return Failed(name[:LONGEST_TEXT], text_of(error), error)
+        return failed_by(error)
     try:
         return Value(value, computed=True, copy=call.values.copier(value))
     except TypeError as error:
-        return Failed("TypeError", text_of(error), error)
+        return failed_by(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..exceptions import LockUnavailable, ServerTrouble
-from ..redis.messages import NO_REPLY, News, NoReply
+from ..redis.messages import NO_REPLY, News, NoReply, Permission
 from .flight_outcomes import Failed
 from .locks import once_more
 
@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from ..redis.key_names import FlightNames
     from .flight_outcomes import Call, Later, Value, Values
 
+UNCHECKED = 5.0
+"""Seconds for which a value is kept that nobody could say is still wanted, for Redis did not answer."""
+BRIEFLY = 1.0
+"""Seconds for which a value is kept that may have been computed from what was about to change."""
 LANDS_WITHIN = 1.0
 """Seconds for which `void` waits for a value that is already on its way into the cache."""
-LONGEST_TEXT = 2000
+_LONGEST_TEXT = 2000
 """Characters of an error's text that are told to others: it is kept in Redis, and sent to all who wait."""
 
 
@@ -28,12 +32,16 @@ async def withdraw(flights: FlightStore, call: Call) -> None:
         flights.give_back_later(call.names, call.token, call.lease)
 
 
-async def put(call: Call, value: Value, *, checked: bool) -> Failed | None:
-    """Store it. A value that its cache cannot hold is a failure: else each call would compute, and nobody notice."""
+async def put(call: Call, value: Value, permission: Permission | None) -> Failed | None:
+    """Store it. A value that its cache cannot hold is a failure: else each call would compute, and nobody notice.
+
+    `permission`: `None`, for nobody could say whether it is still wanted.
+    """
+    longest = {None: UNCHECKED, Permission.BRIEFLY: BRIEFLY}.get(permission)
     try:
-        await call.values.put(value.value, checked=checked)
+        await call.values.put(value.value, longest)
     except TypeError as error:
-        return Failed("TypeError", text_of(error), error)
+        return failed_by(error)
     return None
 
 
@@ -49,16 +57,17 @@ async def _store(flights: FlightStore, call: Call, value: Value, *, held: bool) 
     """Store the value, unless the flight was voided, or ran out of its lease, meanwhile. No trouble loses it to us."""
     out_of_date = value._replace(for_followers=False)
     try:
-        if not await once_more(flights.landing, call.names, call.token):
+        permission = await once_more(flights.landing, call.names, call.token)
+        if permission is Permission.REFUSED:
             return out_of_date
     except LockUnavailable as trouble:
         call.warn("Redis cannot say whether the value of %r is still wanted", trouble)
         if not held:
             return out_of_date
         # Somebody may have invalidated it meanwhile, and nobody can say.
-        refused = await put(call, value, checked=False)
+        refused = await put(call, value, None)
     else:
-        refused = await put(call, value, checked=True)
+        refused = await put(call, value, permission)
     if refused is not None:
         await land(flights, call, News("failed", refused.kind, refused.message), call.error_ttl(refused.error))
         return refused
@@ -89,20 +98,23 @@ async def land(flights: FlightStore, call: Call, news: News, pause: float = 0.0)
     return True
 
 
-async def postpone(flights: FlightStore, call: Call, later: Later) -> None:
-    """Nobody is to compute before that, whether or not we lead (any more): of this key, or of the whole rate limit."""
+async def postpone(flights: FlightStore, later: Later, first: Call, *others: Call) -> None:
+    """Nobody is to compute before that, whether or not we lead (any more): of these keys, or of their rate limit."""
     seconds = max(0.0, later.at - flights.now())
-    for_all = call.allowance is not None and await call.allowance.pause(seconds)
-    await land(flights, call, News("later", "", f"{seconds:.3f}"), 0.0 if for_all else seconds)
+    for_all = first.allowance is not None and await first.allowance.pause(seconds)
+    for call in (first, *others):
+        await land(flights, call, News("later", "", f"{seconds:.3f}"), 0.0 if for_all else seconds)
 
 
-async def void(flights: FlightStore, names: FlightNames, values: Values) -> None:
+async def void(flights: FlightStore, names: FlightNames, values: Values, settle: float = 0.0) -> None:
     """Delete the value, and see that a computation that is under way does not bring the old one back.
+
+    `settle`: seconds during which values are computed from what may be old still, and kept briefly.
 
     Raises `LockUnavailable`: the value is deleted, but a computation under way may store what it began with.
     """
     try:
-        since = await once_more(flights.void, names, False)
+        since = await once_more(flights.void, names, False, settle)
         if since is not None:
             await _wait_for_landing(flights, names, since)
             await once_more(flights.void, names, True)
@@ -127,10 +139,16 @@ async def _wait_for_landing(flights: FlightStore, names: FlightNames, since: byt
         pass  # the next request will tell
 
 
-def text_of(error: Exception) -> str:
-    """What is told of an error."""
+def failed_by(error: Exception) -> Failed:
+    """What is told of an error: its name and its text."""
+    kind = type(error)
+    name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+    return Failed(name[:_LONGEST_TEXT], _text(error), error)
+
+
+def _text(error: Exception) -> str:
     try:
         text = str(error)
     except Exception:
         return "its text cannot be made"  # which must not hide the error itself
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}... ({len(text)} characters)"
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}... ({len(text)} characters)"

@@ -70,11 +70,12 @@ async def take(
     until = inf if terms.wait is None else began + terms.wait
     by = encode(new_token())
     place: Place | None = None
+    came_at = 0.0
     try:
         place = await once_more(rates.book, names, terms.rate, terms.cost, terms.wait, by)
         if place.number:
             memory.note(place.received + place.left, terms.cost, terms.most)
-            await _until_it_has_come(rates, memory.sleepers, names, place, until)
+            came_at = await _until_it_has_come(rates, memory.sleepers, names, place, until)
     except BaseException as error:
         if place is None and isinstance(error, LockUnavailable):
             warn(error)
@@ -85,16 +86,16 @@ async def take(
         raise
     if not place.number:
         raise RetryLater(min(place.left, _LONGEST))
-    return Taken(rates.now() - began, place.server_time + place.left)
+    return Taken(rates.now() - began, place.server_time + (came_at - place.received))
 
 
 async def _until_it_has_come(
     rates: RateStore, sleepers: Sleepers, names: RateNames, place: Place, until: float
-) -> None:
-    """Sleep, and hear of it if the place is moved meanwhile."""
-    if place.left <= 0:
-        return
+) -> float:
+    """Sleep, and hear of it if the place is moved meanwhile. When it has come, local monotonic seconds."""
     at = place.received + place.left
+    if place.left <= 0:
+        return at
     sleeper = sleepers.join(place.moved, at)
     try:
         while True:
@@ -109,9 +110,9 @@ async def _until_it_has_come(
                 if at > until:
                     raise RetryLater(min(left, _LONGEST))
                 if left <= 0:
-                    return
+                    return at
             elif at <= now:
-                return
+                return at
             elif sleeper.begin_to_listen(now + _LISTENS_FROM):
                 await _listen(rates, sleepers, sleeper, names, at)
             else:

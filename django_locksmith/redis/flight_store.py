@@ -15,7 +15,7 @@ from .key_names import decode, names_of_flight
 from .listening import listen
 from .lock_store import TOO_LATE, too_late
 from .lua import JOIN, LAND, LANDING, VOID
-from .messages import Follows, Leads, News, NewsOf, Paused
+from .messages import Follows, Leads, News, NewsOf, Paused, Permission
 from .packing import request
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ class FlightStore:
 
         self._store.give_back_later(void, lease)
 
-    async def landing(self, names: FlightNames, token: bytes) -> bool:
-        """About to store the value: is the flight still ours?"""
-        return bool(await self._store.run(LANDING, names, token))
+    async def landing(self, names: FlightNames, token: bytes) -> Permission:
+        """About to store the value: is the flight still ours, and is the value to live?"""
+        return Permission(await self._store.run(LANDING, names, token))
 
     async def land(self, names: FlightNames, token: bytes, news: News, pause: float = 0.0) -> bool:
         """End the flight, and tell all who wait how; `False` if it was not ours any more. Harmless if repeated.
@@ -89,9 +89,12 @@ class FlightStore:
         arguments = (token, news.what.encode(), _text(news.kind), _text(news.message), b"%d" % ms)
         return bool(await self._store.run(LAND, names, *arguments))
 
-    async def void(self, names: FlightNames, landing: bool) -> bytes | None:
-        """Have a flight bring back nothing. If it is landing, and not to be stopped, the last news before that."""
-        reply = await self._store.run(VOID, names, b"1" if landing else b"0")
+    async def void(self, names: FlightNames, landing: bool, settle: float = 0.0) -> bytes | None:
+        """Have a flight bring back nothing. If it is landing, and not to be stopped, the last news before that.
+
+        `settle`: seconds during which values are not to live for long.
+        """
+        reply = await self._store.run(VOID, names, b"1" if landing else b"0", b"%d" % ceil(settle * 1000))
         return _bytes(reply[1]) if reply[0] else None
 
     async def listen(self, names: FlightNames, since: bytes, seconds: float) -> Listener[News]:

@@ -24,6 +24,7 @@ _RESERVED = (
     *("<flight>", "<news>", "<pause>"),
     DONE,
     *("<rate>", "<places>", "<moved>", "<limits>"),
+    "<settle>",
 )
 _OPEN_BRACE = "LOCKSMITH['PREFIX'] {!r} has an open brace; a cluster needs it closed or left out"
 _LONGEST = 200
@@ -80,12 +81,13 @@ class FlightNames:
     lock: bytes
     news: bytes
     pause: bytes
+    settle: bytes
     heads: dict[object, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def keys(self) -> tuple[bytes, ...]:
         """What the scripts get as KEYS, in this order."""
-        return (self.lock, self.news, self.pause)
+        return (self.lock, self.news, self.pause, self.settle)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,8 +178,9 @@ def _names_of_flight(prefix: str, key: str, *, in_cluster: bool) -> FlightNames:
     name = encode(key)
     if len(name) > _LONGEST:
         name = sha256(name).hexdigest().encode()
-    flight, news, pause = _tagged(prefix, _RESERVED[3:6], name, in_cluster=in_cluster)
-    return FlightNames(key, flight, news, pause)
+    words = (*_RESERVED[3:6], _RESERVED[11])
+    flight, news, pause, settle = _tagged(prefix, words, name, in_cluster=in_cluster)
+    return FlightNames(key, flight, news, pause, settle)
 
 
 @lru_cache(maxsize=1024)

@@ -138,3 +138,12 @@ class News(NamedTuple):
     what: NewsOf
     kind: str = ""
     message: str = ""
+
+
+class Permission(enum.IntEnum):
+    """May the value of a flight be stored?"""
+
+    REFUSED = 0
+    GRANTED = 1
+    BRIEFLY = 2
+    """What it was computed from may be about to change."""

@@ -62,9 +62,9 @@ class RateStore:
         return Place(self.now(), max(0, place - now) / 1e6, now / 1e6, number, moved)
 
     async def place(self, names: RateNames, number: int) -> float:
-        """How many seconds away the place of this number is now; 0 if it has come."""
+        """How many seconds away the place of this number is now; less than 0 if it has come, 0 if it is forgotten."""
         now, place = await self._store.run(PLACE, names, b"%d" % number)
-        return float(max(0, place - now)) / 1e6
+        return float(place - now) / 1e6 if place else 0.0
 
     async def unbook(self, names: RateNames, number: int, cost: int, by: bytes) -> None:
         """Give a place back, if it is the last. Not to be repeated: another one may have its number by then.

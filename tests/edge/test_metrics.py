@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from django.test import override_settings
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.parser import text_string_to_metric_families
 
-from django_locksmith import LockLost, LockUnavailable, RetryLater, locksmith, signals
+from django_locksmith import LockLost, Locksmith, LockUnavailable, RetryLater, locksmith, signals
 from django_locksmith.contrib import opentelemetry, prometheus
 from django_locksmith.policy.locks import caution
 from tests.helpers.callers import in_thread
@@ -46,11 +47,17 @@ class Metrics:
     def flights(self, flight: str, outcome: str) -> float:
         raise NotImplementedError
 
+    def limited(self, limit: str, outcome: str) -> float:
+        raise NotImplementedError
+
+    def paused(self, limit: str) -> float:
+        raise NotImplementedError
+
     def held(self, lock: str) -> float:
         raise NotImplementedError
 
     def timed(self, what: str, name: str) -> tuple[float, float]:
-        """How often, and how many seconds in all, of a "wait", a "hold" or a "flight"."""
+        """How often, and how many seconds in all, of a "wait", a "hold", a "flight" or a "limited"."""
         raise NotImplementedError
 
     def names(self) -> set[str]:
@@ -83,6 +90,12 @@ class Scraped(Metrics):
     def flights(self, flight: str, outcome: str) -> float:
         return self._value("locksmith_flights_total", flight=flight, outcome=outcome)
 
+    def limited(self, limit: str, outcome: str) -> float:
+        return self._value("locksmith_limited_total", limit=limit, outcome=outcome)
+
+    def paused(self, limit: str) -> float:
+        return self._value("locksmith_paused_total", limit=limit)
+
     def held(self, lock: str) -> float:
         return self._value("locksmith_held", lock=lock)
 
@@ -91,12 +104,16 @@ class Scraped(Metrics):
             "wait": ("locksmith_wait_seconds", "lock"),
             "hold": ("locksmith_hold_seconds", "lock"),
             "flight": ("locksmith_flight_wait_seconds", "flight"),
+            "limited": ("locksmith_limited_wait_seconds", "limit"),
         }[what]
         return self._value(f"{metric}_count", **{label: name}), self._value(f"{metric}_sum", **{label: name})
 
     def names(self) -> set[str]:
         return {
-            sample.labels[label] for sample in self._samples() for label in ("lock", "flight") if label in sample.labels
+            sample.labels[label]
+            for sample in self._samples()
+            for label in ("lock", "flight", "limit")
+            if label in sample.labels
         }
 
 
@@ -129,6 +146,12 @@ class Read(Metrics):
     def flights(self, flight: str, outcome: str) -> float:
         return self._value("locksmith.flights", flight=flight, outcome=outcome)
 
+    def limited(self, limit: str, outcome: str) -> float:
+        return self._value("locksmith.limited", limit=limit, outcome=outcome)
+
+    def paused(self, limit: str) -> float:
+        return self._value("locksmith.paused", limit=limit)
+
     def held(self, lock: str) -> float:
         return self._value("locksmith.lock.held", lock=lock)
 
@@ -137,12 +160,13 @@ class Read(Metrics):
             "wait": ("locksmith.acquire.duration", "locksmith.lock"),
             "hold": ("locksmith.hold.duration", "locksmith.lock"),
             "flight": ("locksmith.flight.duration", "locksmith.flight"),
+            "limited": ("locksmith.limited.duration", "locksmith.limit"),
         }[what]
         points = [p for found, p in self._points() if found == metric and p.attributes == {label: name}]
         return sum(p.count for p in points), sum(p.sum for p in points)
 
     def names(self) -> set[str]:
-        labels = ("locksmith.lock", "locksmith.flight")
+        labels = ("locksmith.lock", "locksmith.flight", "locksmith.limit")
         return {point.attributes[label] for _, point in self._points() for label in labels if label in point.attributes}
 
 
@@ -280,6 +304,33 @@ def test_flights(valkey: Deployment, caller: Caller, metrics: Metrics) -> None:
         assert metrics.flights("values", outcome) == 1
 
 
+@override_settings(LOCKSMITH={"RATE_LIMITS": {"twitter": "2/30s"}})
+def test_rate_limits(valkey: Deployment, caller: Caller, metrics: Metrics) -> None:
+    """Calls of a rate limit count by what became of them, those that came to their place are timed; so do pauses."""
+    service = Locksmith()
+    twitter, other = service.rate_limit("twitter"), service.rate_limit("api:7", "1/30s")
+    for limit, many in ((twitter, 2), (other, 1)):
+        for _ in range(many):
+            caller.take(limit)
+        with pytest.raises(RetryLater):
+            caller.take(limit, blocking=False)
+    caller.api_says(twitter, "pause", 5)
+    assert [metrics.limited("twitter", outcome) for outcome in ("taken", "refused", "alone")] == [2, 1, 0]
+    assert [metrics.limited("other", outcome) for outcome in ("taken", "refused")] == [1, 1]
+    assert metrics.timed("limited", "twitter")[0] == 2
+    assert (metrics.paused("twitter"), metrics.paused("other")) == (1, 0)
+    assert metrics.names() == {"twitter", "other"}
+
+
+def test_rate_limit_without_redis(own_server: Deployment, caller: Caller, metrics: Metrics) -> None:
+    """A place by this process' own memory is told apart."""
+    with override_settings(LOCKSMITH={"REDIS": "default", "RATE_LIMITS": {"twitter": "2/30s"}}):
+        limit = Locksmith().rate_limit("twitter")
+        own_server.server.kill()
+        caller.take(limit)
+    assert (metrics.limited("twitter", "alone"), metrics.limited("twitter", "taken")) == (1, 0)
+
+
 def test_names_are_templates(valkey: Deployment, caller: Caller, metrics: Metrics) -> None:
     """Keys are never in a label: decorated functions have their template, and what has none is "other"."""
 
@@ -373,6 +424,9 @@ def test_what_is_scraped(valkey: Deployment) -> None:
             "locksmith_wait_seconds",
             "locksmith_hold_seconds",
             "locksmith_flight_wait_seconds",
+            "locksmith_limited_total",
+            "locksmith_limited_wait_seconds",
+            "locksmith_paused_total",
             "locksmith_held",
         }
     finally:

@@ -600,3 +600,35 @@ def test_early_signals(tmp_path: Path) -> None:
     """A signal that comes before the command has begun reaches it all the same."""
     said = supervisor_says(time.monotonic() + 60, "sleep", "60", tell=b"signal 2\n")
     assert said.partition("\n")[2] == "ended 130\nover -\n"
+
+
+# ---- a rate limit
+
+
+def test_rate(valkey: Deployment, start: Start) -> None:
+    """With --rate a command is started when its place has come, if that is no further away than --wait."""
+    url = valkey.server.url
+    assert start(url, "import", "--rate", "1/60s", "--", "true").ends()[0] == 0
+    code, _, err = start(url, "import", "--rate", "1/60s", "--wait", "3", "--", "true").ends()
+    assert code == 75
+    assert re.search(r"The next place in the rate limit import is \d\d\.\d s away\.", err)
+    assert locksmith.info("import") is None
+    assert [limit.name for limit in locksmith.rate_limits()] == ["import"]
+
+
+def test_rate_that_is_none(valkey: Deployment, start: Start) -> None:
+    """A rate that cannot be read is wrong usage, and nothing is run."""
+    code, _, err = start(valkey.server.url, "import", "--rate", "often", "--", "true").ends()
+    assert code == 2
+    assert "rate is written as calls per time" in err
+
+
+def test_signal_while_it_waits_for_its_place(valkey: Deployment, start: Start) -> None:
+    """A signal ends that wait as it does the one for the lock: place and lock are given back."""
+    locksmith.rate_limit("import", "1/60s").take()
+    run = start(valkey.server.url, "import", "--rate", "1/60s", "--wait", "forever", "--", "true")
+    poll(lambda: [each for each in locksmith.rate_limits() if each.waiting], within=30)
+    os.kill(run.pid, signal.SIGTERM)
+    assert run.ends()[0] == 128 + signal.SIGTERM
+    assert locksmith.info("import") is None
+    assert not [each for each in locksmith.rate_limits() if each.waiting]

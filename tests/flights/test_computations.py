@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.core.cache import cache
 
-from django_locksmith import NOT_MODIFIED, PopulateFailed, locksmith, single_flight
+from django_locksmith import NOT_MODIFIED, Locksmith, PopulateFailed, locksmith, single_flight
 from tests.flights.test_flights import OLD, let_go_of_old_values
 from tests.helpers.origins import Origin
-from tests.helpers.servers import is_left
+from tests.helpers.servers import is_left, poll
 
 if TYPE_CHECKING:
-    from django_locksmith import Locksmith
     from tests.helpers.callers import Caller
     from tests.helpers.deployments import Deployment
 
@@ -72,6 +71,51 @@ def test_error_ttl_that_fails(valkey: Deployment, caller: Caller, service: Locks
         caller.get(service, "a", caller.populate(Origin(KeyError("404"))), 60, error_ttl=lambda error: 1 / 0)
     assert "error_ttl of 'a' has failed" in caplog.text
     assert caller.get(service, "a", caller.populate(Origin(1)), 60) == 1
+
+
+# ---- what is about to change
+
+
+def test_settling(deployment: Deployment, caller: Caller, service: Locksmith) -> None:
+    """What is computed while a replica may have the old row lives for a moment only, and leaves no old copy."""
+    origin = Origin("old row", "new row")
+    default = caller.populate(origin)
+    caller.get(service, "a", default, 60, stale=60)
+    caller.invalidate(service, "a", settle=4)
+    assert cache.get("a") is None
+    assert caller.get(Locksmith(), "a", caller.populate(Origin("old row")), 60, stale=60) == "old row"
+    assert 0 < cache.pttl("a") <= 1000
+    assert cache.get("a", version=OLD) is None
+    poll(lambda: not any("<settle>" in key for key in sorted(deployment.keys())))
+    poll(lambda: cache.get("a") is None)
+    since = time.monotonic()
+    assert caller.get(service, "a", default, 60, stale=60) == "new row"
+    assert is_left(cache.ttl("a"), 60, since, early=2)
+
+
+def test_settling_of_a_computation_under_way(valkey: Deployment, caller: Caller, service: Locksmith) -> None:
+    """A later word does not shorten an earlier one; whoever computes now is still refused, as without it."""
+    origin = Origin(1, 2, held=True)
+    leader = caller.start_get(service, "a", caller.populate(origin), 60)
+    origin.begun()
+    caller.invalidate(service, "a", settle=60)
+    caller.invalidate(service, "a", settle=1)
+    caller.invalidate(service, "a")
+    origin.let_all_go()
+    assert leader.result(10) == 1
+    assert cache.get("a") is None
+    caller.get(service, "a", caller.populate(origin), None)
+    assert 0 < cache.pttl("a") <= 1000
+    with valkey.server.client() as client:
+        (settle,) = client.keys("*<settle>*")
+        assert 50_000 < client.pttl(settle) <= 60_000
+
+
+@pytest.mark.parametrize("settle", [-1, None, "x", 1e12])
+def test_bad_settle(valkey: Deployment, settle: Any) -> None:
+    """Seconds that are none are refused, by name."""
+    with pytest.raises((TypeError, ValueError), match="settle"):
+        locksmith.invalidate("a", settle=settle)
 
 
 # ---- the old value

@@ -308,7 +308,7 @@ class CachedValues:
     async def old(self) -> Any:
         return MISSING
 
-    async def put(self, value: Any, *, checked: bool = True) -> None:
+    async def put(self, value: Any, longest: float | None = None) -> None:
         await self._life.step()
         self._world.entries["fresh"] = value
         await self._life.step()

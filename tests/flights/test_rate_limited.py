@@ -14,13 +14,24 @@ from django.test import override_settings
 from django_locksmith import Locksmith, PopulateFailed, RetryLater, locksmith, single_flight
 from django_locksmith.api import said_once
 from tests.flights.test_flights import Crowd, let_go_of_old_values, outcomes
+from tests.helpers.callers import local_followers_of
 from tests.helpers.origins import Origin
-from tests.helpers.servers import poll, stopwatch
-from tests.rates.test_rate_limits import Bookings, quick
+from tests.helpers.servers import poll
+from tests.rates.test_rate_limits import Bookings, most_within, quick
 
 if TYPE_CHECKING:
     from tests.helpers.callers import Caller
     from tests.helpers.deployments import Deployment
+
+
+def places_of(deployment: Deployment) -> list[float]:
+    """The places that were booked, seconds by the server's clock."""
+    found = []
+    for server in deployment.servers:
+        with server.client() as client:
+            for key in client.keys("*<places>*"):
+                found += [int(place) / 1e6 for place in client.lrange(key, 0, -1)]
+    return found
 
 
 def has_become(value: Any, key: str = "a") -> None:
@@ -52,14 +63,15 @@ def test_keys_share_it(deployment: Deployment, caller: Caller) -> None:
     ]
     assert outcomes(answers) == [1] * 18
     assert origin.calls == 6
-    times = sorted(origin.at)
-    assert all(later - sooner >= 0.4 - 0.02 for sooner, later in zip(times, times[2:], strict=False))
+    places = places_of(deployment)
+    assert len(places) == 6
+    assert most_within(places, 0.4) <= 2
 
 
 def test_pause_is_for_all_keys(deployment: Deployment, caller: Caller, service: Locksmith) -> None:
     """After a `RetryLater` of one key, nobody calls for any other before the time is over; who can wait then does."""
     limit = quick(20, 0.5)
-    refusing, origin = Origin(RetryLater(2)), Origin(1)
+    refusing, origin = Origin(RetryLater(4)), Origin(1)
     default = caller.populate(origin)
     with pytest.raises(RetryLater):
         caller.get(service, "a", caller.populate(refusing), 60, rate_limit=limit)
@@ -67,41 +79,43 @@ def test_pause_is_for_all_keys(deployment: Deployment, caller: Caller, service: 
     for key in ("a", "b"):
         with pytest.raises(RetryLater) as caught:
             caller.get(Locksmith(), key, default, 60, rate_limit=limit, blocking_timeout=0.1)
-        assert 1 < caught.value.seconds < 2.1
+        assert 0 < caught.value.seconds < 4.1
     assert origin.calls == 0
     answers = [caller.start_get(Locksmith(), key, default, 60, rate_limit=limit) for key in ("a", "b", "c")]
     assert [answer.result(20) for answer in answers] == [1] * 3
-    assert min(origin.at) - begun > 1.5
+    assert min(origin.at) - begun > 2
 
 
 def test_place_that_is_too_far_away(deployment: Deployment, caller: Caller, service: Locksmith) -> None:
     """Who would not wait so long is told how long, and books nothing; who would has the value computed."""
-    limit = quick(1, 1.5)
+    limit = quick(1, 4)
     limit.take()
     booked = Bookings(deployment)
     origin = Origin(1)
     default = caller.populate(origin)
     with pytest.raises(RetryLater) as caught:
         caller.get(service, "a", default, 60, rate_limit=limit, blocking_timeout=0.2)
-    assert 0.2 < caught.value.seconds < 1.6
+    assert 0.2 < caught.value.seconds < 4.1
     assert booked.are(0)
     assert (origin.calls, caller.get(Locksmith(), "a", default, 60, rate_limit=limit)) == (0, 1)
 
 
 def test_old_value_meanwhile(deployment: Deployment, caller: Caller, service: Locksmith) -> None:
     """With an old value nobody waits for a place: it is computed in the background, when its place has come."""
-    limit = quick(1, 0.7)
-    origin = Origin(1, 2)
+    limit = quick(1, 3)
+    origin = Origin(1, 2, held=True)
+    origin.let_go(1)
     default = caller.populate(origin)
     caller.get(service, "a", default, 60, stale=60, rate_limit=limit)
     let_go_of_old_values()
-    with stopwatch() as took:
-        for other in (service, Locksmith()):
-            assert caller.get(other, "a", default, 60, stale=60, rate_limit=limit) == 1
-    assert took() < 0.6
+    for other in (service, Locksmith()):
+        assert caller.get(other, "a", default, 60, stale=60, rate_limit=limit) == 1
+    assert origin.calls == 1
+    origin.begun(2)
+    origin.let_all_go()
     has_become(2)
-    assert origin.calls == 2
-    assert origin.at[1] - origin.at[0] >= 0.7
+    first, second = places_of(deployment)
+    assert second - first >= 3
 
 
 def test_patience_for_a_place(valkey: Deployment, caller: Caller, service: Locksmith) -> None:
@@ -156,8 +170,11 @@ def test_nobody_waits_for_a_refresh(deployment: Deployment, caller: Caller) -> N
     assert origin.calls == 2
 
 
-def test_readers_during_a_refresh(valkey: Deployment, caller: Caller, service: Locksmith) -> None:
+def test_readers_during_a_refresh(
+    valkey: Deployment, caller: Caller, service: Locksmith, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While a process has a value refreshed, a reader asks the cache once, and Redis nothing else."""
+    monkeypatch.setattr("django_locksmith.local.flights._LOOK_EVERY", 600.0)
     origin = Origin(1, 2, held=True)
     origin.let_go(1)
     default = caller.populate(origin)
@@ -190,6 +207,31 @@ def test_refresh_by_a_function(deployment: Deployment, caller: Caller, service: 
     assert caller.get(service, "a", default, 60, **how) == 2
 
 
+def test_refresh_within_a_computation(valkey: Deployment) -> None:
+    """A refresh that a computation sets off may ask for what that computes: neither waits for itself."""
+    refreshed: list[Any] = []
+    how: Any = {"stale": 60, "refresh": "thread"}
+    inner_values = iter([1, 2])
+
+    def inner() -> int:
+        value = next(inner_values)
+        if value == 2:
+            refreshed.append(locksmith.get_or_set("outer", 5, 60))
+        return value
+
+    locksmith.get_or_set("inner", inner, 60, **how)
+    let_go_of_old_values("inner")
+
+    def outer() -> str:
+        locksmith.get_or_set("inner", inner, 60, **how)
+        poll(lambda: local_followers_of(locksmith.runtime().threads().local_flights) == 1)
+        return "outer"
+
+    assert locksmith.get_or_set("outer", outer, 60) == "outer"
+    has_become(2, "inner")
+    assert refreshed == ["outer"]
+
+
 def test_refresh_that_never_comes(valkey: Deployment, caller: Caller, service: Locksmith) -> None:
     """Where what was given away is not called, and another process has the new value, it is soon found."""
     default = caller.populate(Origin(1))
@@ -203,9 +245,15 @@ def test_refresh_that_never_comes(valkey: Deployment, caller: Caller, service: L
 
 
 def test_refresh_that_cannot_be_given_away(
-    valkey: Deployment, caller: Caller, service: Locksmith, caplog: pytest.LogCaptureFixture
+    valkey: Deployment,
+    caller: Caller,
+    service: Locksmith,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where the function fails, readers get the old value, and a warning is logged, not one for each of them."""
+
+    monkeypatch.setattr("django_locksmith.api.flight_calls.REFRESH_AGAIN", 600.0)
 
     def full(work: Any) -> None:
         raise OverflowError("the queue is full")
@@ -230,10 +278,9 @@ def test_refresh_that_fails(
     let_go_of_old_values()
     assert caller.get(service, "a", default, 60, **how) == 1
     poll(lambda: any("could not be computed" in record.message for record in caplog.records))
-    begun = time.monotonic()
     poll(lambda: caller.get(service, "a", default, 60, **how) == 3)
     assert origin.calls == 3
-    assert time.monotonic() - begun > 0.5
+    assert origin.at[2] - origin.at[1] >= 1
 
 
 def test_refresh_that_is_postponed(valkey: Deployment, caller: Caller, service: Locksmith) -> None:
@@ -254,7 +301,7 @@ def test_refresh_that_is_postponed(valkey: Deployment, caller: Caller, service: 
 
 def test_leader_that_is_cancelled_while_it_waits(valkey: Deployment) -> None:
     """A leader that is cancelled before its place has come gives it back, and somebody else leads."""
-    limit = quick(1, 1)
+    limit = quick(1, 4)
     limit.take()
     booked = Bookings(valkey)
 

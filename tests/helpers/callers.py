@@ -89,6 +89,13 @@ class Caller:
     def get(self, service: Locksmith, key: str, default: Any, *args: Any, **how: Any) -> Any:
         return self.start_get(service, key, default, *args, **how).result(60)
 
+    def start_get_many(self, service: Locksmith, keys: list[str], default: Any, *args: Any, **how: Any) -> Future[Any]:
+        """Begin to get or set many values; `default` is a function that may block."""
+        raise NotImplementedError
+
+    def get_many(self, service: Locksmith, keys: list[str], default: Any, *args: Any, **how: Any) -> Any:
+        return self.start_get_many(service, keys, default, *args, **how).result(60)
+
     def start_invalidate(self, service: Locksmith, key: str, *args: Any, **how: Any) -> Future[None]:
         """Begin to invalidate a value, in a thread or task of its own."""
         raise NotImplementedError
@@ -150,6 +157,9 @@ class SyncCaller(Caller):
 
     def start_get(self, service: Locksmith, key: str, default: Any, *args: Any, **how: Any) -> Future[Any]:
         return in_thread(lambda: service.get_or_set(key, default, *args, **how))
+
+    def start_get_many(self, service: Locksmith, keys: list[str], default: Any, *args: Any, **how: Any) -> Future[Any]:
+        return in_thread(lambda: service.get_many_or_set(keys, default, *args, **how))
 
     def start_invalidate(self, service: Locksmith, key: str, *args: Any, **how: Any) -> Future[None]:
         return in_thread(lambda: service.invalidate(key, *args, **how))
@@ -221,6 +231,12 @@ class AsyncCaller(Caller):
 
     def start_get(self, service: Locksmith, key: str, default: Any, *args: Any, **how: Any) -> Future[Any]:
         return self._start(service.aget_or_set(key, default, *args, **how))
+
+    def start_get_many(self, service: Locksmith, keys: list[str], default: Any, *args: Any, **how: Any) -> Future[Any]:
+        async def populate(keys: list[str]) -> Any:
+            return await asyncio.to_thread(default, keys)
+
+        return self._start(service.aget_many_or_set(keys, populate, *args, **how))
 
     def start_invalidate(self, service: Locksmith, key: str, *args: Any, **how: Any) -> Future[None]:
         return self._start(service.ainvalidate(key, *args, **how))

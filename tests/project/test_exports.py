@@ -48,4 +48,6 @@ def test_signals_are_pinned() -> None:
     from django_locksmith import signals
 
     found = {name for name, value in vars(signals).items() if isinstance(value, Signal)}
-    assert found == {"acquired", "busy", "cleared", "flight", "lost", "released", "unavailable"}
+    assert found == {
+        *("acquired", "busy", "cleared", "flight", "limited", "lost", "paused", "released", "unavailable"),
+    }

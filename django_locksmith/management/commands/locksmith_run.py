@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.core.management.base import CommandError
 
-from django_locksmith import LockBusy, LockLost, LockUnavailable, locksmith
+from django_locksmith import LockBusy, LockLost, LockUnavailable, RetryLater, locksmith
 
+from ... import clock
 from ...formatting import printable
 from .. import common
 from ..supervised import SupervisedCommand
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from django.core.management.base import CommandParser
 
-    from django_locksmith import Lease, Lock
+    from django_locksmith import Lease, Lock, RateLimit
 
     from ..supervised import End
 
@@ -49,7 +50,7 @@ class Command(common.Command):
         "2": "wrong usage",
         "69": "Redis gave no usable answer; the command was not started",
         "71": "no process could be had for the command, or its supervisor was killed",
-        "75": "the lock is busy (--busy-exit-code); the command was not started",
+        "75": "the lock is busy, or the place of --rate too far away (--busy-exit-code); the command was not started",
         "76": "the lock was lost, or --max-hold is over, and the command stopped; or it had ended with 0 meanwhile",
         "78": "the settings are at fault; the command was not started",
         "126": "the command cannot be executed",
@@ -71,6 +72,12 @@ class Command(common.Command):
             default=0.0,
             metavar="SECONDS",
             help="how long to wait for the lock; 'forever' to wait without limit (default: do not wait)",
+        )
+        parser.add_argument(
+            "--rate",
+            metavar="RATE",
+            help="a rate limit to keep, too: '15/15m' for one that is named as the lock is, or the name of one in"
+            " LOCKSMITH['RATE_LIMITS']; under the lock, it waits for a place in what is left of --wait",
         )
         parser.add_argument(
             "--timeout",
@@ -132,33 +139,44 @@ class Command(common.Command):
                 label=options["label"] or _label(command),
                 **times,
             )
+            limit = _limit(key, options["rate"])
         except (TypeError, ValueError) as error:
             raise CommandError(str(error), returncode=2) from error
         with signals.handled():
-            lease = self._take(lock, signals, options)
+            lease = self._take(lock, limit, signals, options)
             if lease is not None:
                 self._run(lease, command, wards, signals, options["grace"])
 
-    def _take(self, lock: Lock, signals: _Signals, options: dict[str, Any]) -> Lease | None:
+    def _take(self, lock: Lock, limit: RateLimit | None, signals: _Signals, options: dict[str, Any]) -> Lease | None:
+        until = None if options["wait"] is None else clock.now() + options["wait"]
         try:
             # Not by `with`: what becomes of its release, this command says itself.
             lease = lock.take()
+            if limit is not None:
+                limit.take(blocking_timeout=None if until is None else max(0.0, until - clock.now()))
             signals.hold()
         except _Interrupted as interrupted:
             _release_if_held(lock)
             raise SystemExit(128 + interrupted.number) from None
         except LockBusy as busy:
-            text = _explain(busy)
-            if options["busy_exit_code"]:
-                raise CommandError(text, returncode=options["busy_exit_code"]) from busy
-            if options["verbosity"] > 1:
-                self.stderr.write(text)
+            self._not_now(_explain(busy), options)
+            return None
+        except RetryLater as later:
+            _release_if_held(lock)
+            name = printable(limit.name) if limit else ""
+            self._not_now(f"The next place in the rate limit {name} is {later.seconds:.1f} s away.", options)
             return None
         except LockUnavailable as error:
             raise CommandError(
                 f"Whether the lock is free is not known, and nothing was run: {error}", returncode=common.UNAVAILABLE
             ) from error
         return lease
+
+    def _not_now(self, text: str, options: dict[str, Any]) -> None:
+        if options["busy_exit_code"]:
+            raise CommandError(text, returncode=options["busy_exit_code"])
+        if options["verbosity"] > 1:
+            self.stderr.write(text)
 
     def _run(
         self, lease: Lease, command: list[str], wards: list[SupervisedCommand], signals: _Signals, grace: float
@@ -265,6 +283,12 @@ class _Signals:
         elif number not in (signal.SIGUSR1, signal.SIGUSR2):  # these mean something to the command only
             self._waiting = False  # once is enough: what is cleaned up now is not to be interrupted
             raise _Interrupted(number)
+
+
+def _limit(key: str, rate: str | None) -> RateLimit | None:
+    if rate is None:
+        return None
+    return locksmith.rate_limit(rate) if rate in locksmith.settings.rate_limits else locksmith.rate_limit(key, rate)
 
 
 def _has_terminal() -> bool:

@@ -47,7 +47,7 @@ FORGET = _read("forget", arguments=0)
 JOIN = _read("news", "join", arguments=3)
 LANDING = _read("news", "landing", arguments=1)
 LAND = _read("news", "land", arguments=5)
-VOID = _read("news", "void", arguments=1)
+VOID = _read("news", "void", arguments=2)
 
 BOOK = _read("schedule", "book", arguments=ANY)
 PLACE = _read("schedule", "place", arguments=1)

@@ -3,6 +3,7 @@
 -- KEYS  1 flight  the leader's token
 --       2 news    stream: how flights ended
 --       3 pause   why nobody may lead now
+--       4 settle  there while values may be computed from what is about to change
 -- ARGV  1 token
 --       2 lease, ms
 --       3 until when this request is valid, server µs: later its caller has given up, and it does nothing

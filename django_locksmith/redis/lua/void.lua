@@ -2,9 +2,12 @@
 --
 -- KEYS  as in join.lua
 -- ARGV  1 '1' even if it is landing
+--       2 ms during which values are not to live for long; 0 = none
 -- Returns  {0}             nothing is left of it
 --          {1, last news}  it is landing: its value is on the way into the cache
 
+local settle = tonumber(ARGV[2])
+if settle > 0 and redis.call('PTTL', KEYS[4]) < settle then redis.call('SET', KEYS[4], '1', 'PX', settle) end
 local leader = redis.call('GET', KEYS[1])
 if leader then
   if ARGV[1] == '0' and string.sub(leader, 1, #LANDING) == LANDING then
