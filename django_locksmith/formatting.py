@@ -1,16 +1,28 @@
-"""How locks are put into words, for terminals and pages alike."""
+"""How locks are put into words and into an order, for terminals and pages alike."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from math import inf
+from typing import TYPE_CHECKING, Any
 
 from django.utils.formats import number_format
 from django.utils.translation import gettext
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .records import LockInfo
 
 _LONGEST = 300
+
+ORDERS: dict[str, Callable[[LockInfo], Any]] = {
+    "key": lambda lock: lock.key,
+    # By the instant of the grant: ages are as of when each was looked at, and these instants differ.
+    "held": lambda lock: inf if lock.held_for is None or lock.fence is None else lock.fence,
+    "left": lambda lock: inf if lock.remaining is None else lock.remaining,
+    "waiters": lambda lock: -lock.waiters,
+}
+"""What lists are sorted by: the key, the oldest first, what ends soonest, what most wait for. Those alike stay by key."""
 
 
 def describe(lock: LockInfo) -> str:

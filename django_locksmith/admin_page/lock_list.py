@@ -7,7 +7,6 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from django.db.models import TextChoices
@@ -15,7 +14,7 @@ from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from ..formatting import duration, printable, shortened
+from ..formatting import ORDERS, duration, printable, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,21 +41,12 @@ class State(TextChoices):
 
 
 class Order(TextChoices):
-    """What comes first."""
+    """What comes first. The values are those of `ORDERS`."""
 
     KEY = "key", _("By key")
     HELD = "held", _("Oldest first")
     LEFT = "left", _("Ending soonest")
     WAITERS = "waiters", _("Most waited for")
-
-
-def _place(order: str, lock: LockInfo) -> float:
-    """What the locks are sorted by, before their keys."""
-    if order == Order.HELD:
-        return inf if lock.held_for is None else -lock.held_for
-    if order == Order.LEFT:
-        return inf if lock.remaining is None else lock.remaining
-    return -lock.waiters if order == Order.WAITERS else 0
 
 
 class HeldLock(NamedTuple):
@@ -200,10 +190,10 @@ class LockList:
         by_host = [row for row in rows if host in ("", row.host)]
         by_state = [row for row in rows if state in ("", row.state)]
         order = parameters.get("sort", "")
-        self.order = order if order in Order.values else Order.KEY.value
+        order = order if order in Order.values else Order.KEY.value
         asked_for = [row for row in by_state if host in ("", row.host)]
-        self.rows = sorted(asked_for, key=lambda row: _place(self.order, row.info))  # those alike stay by key
-        self.orders = [Choice(each.value, each.label, None, each == self.order) for each in Order]
+        self.rows = sorted(asked_for, key=lambda row: ORDERS[order](row.info))
+        self.orders = [Choice(each.value, each.label, None, each == order) for each in Order]
         self.filters = [
             Filter("state", gettext("State"), gettext("All states"), len(by_host), _states(by_host, state)),
             Filter("host", gettext("Host"), gettext("All hosts"), len(by_state), _hosts(rows, by_state, host)),

@@ -22,6 +22,7 @@ from django.core.management.base import CommandError
 from django.test import override_settings
 
 from django_locksmith import Holder, LockInfo, locksmith
+from django_locksmith.formatting import ORDERS
 from django_locksmith.management import common
 from django_locksmith.tokens import HANDED_OVER
 from tests.helpers import ROOT
@@ -308,6 +309,12 @@ def test_list_fits_the_terminal(valkey: Deployment, columns: int) -> None:
     if columns > 30:
         assert ":42 " in rows[0].split("  ")[0] + " "
     assert bool(missing) == (columns < 110), (columns, titles)
+
+
+def test_oldest_first() -> None:
+    """By the instant of the grant: a lock that is looked at later looks older than it is beside the others."""
+    older, younger = (LockInfo(key, None, held_for, 9, fence, 0) for key, held_for, fence in [("b", 2, 1), ("a", 3, 2)])
+    assert sorted([younger, older], key=ORDERS["held"]) == [older, younger]
 
 
 @pytest.mark.parametrize(("order", "keys"), [("key", "abc"), ("held", "cab"), ("left", "bca")])

@@ -7,29 +7,20 @@ import os
 import shutil
 import sys
 import time
-from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.core.management.base import CommandError
 
-from django_locksmith import LockInfo, LockUnavailable, locksmith
+from django_locksmith import LockUnavailable, locksmith
+from django_locksmith.formatting import ORDERS
 
 from .. import common
 from ..lock_table import COLUMNS, LIMIT_COLUMNS, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from django.core.management.base import CommandParser
 
 _CLEAR_SCREEN = "\x1b[H\x1b[J"
-_ORDERS: dict[str, Callable[[LockInfo], Any]] = {
-    "key": lambda lock: lock.key,
-    "held": lambda lock: inf if lock.held_for is None else -lock.held_for,
-    "left": lambda lock: inf if lock.remaining is None else lock.remaining,
-    "waiters": lambda lock: -lock.waiters,
-}
-"""What `--sort` sorts by; those that are alike by their keys."""
 
 
 class Command(common.Command):
@@ -58,7 +49,7 @@ class Command(common.Command):
         )
         parser.add_argument(
             "--sort",
-            choices=_ORDERS,
+            choices=ORDERS,
             default="key",
             help="what comes first: the smallest key (default), what has been held for the longest, what has the least"
             " time left, or what most others wait for",
@@ -141,7 +132,7 @@ def _find(options: dict[str, Any]) -> list[Any]:
     locks = common.owned_by(locksmith.locks(options["pattern"]), options["owner"])
     oldest = options["older_than"]
     old = [lock for lock in locks if oldest is None or (lock.held_for is not None and lock.held_for >= oldest)]
-    return sorted(old, key=_ORDERS[options["sort"]])
+    return sorted(old, key=ORDERS[options["sort"]])
 
 
 def _text(locks: list[Any], options: dict[str, Any], width: int | None, indent: int | None = None) -> tuple[str, str]:
