@@ -22,7 +22,7 @@ ORDERS: dict[str, Callable[[LockInfo], Any]] = {
     "left": lambda lock: inf if lock.remaining is None else lock.remaining,
     "waiters": lambda lock: -lock.waiters,
 }
-"""What lists are sorted by: the key, the oldest first, what ends soonest, what most wait for. Those alike stay by key."""
+"""What lists are sorted by: the key, what is oldest, what ends soonest, what most wait for. Those alike stay by key."""
 
 
 def describe(lock: LockInfo) -> str:
