@@ -31,6 +31,8 @@ class Sleepers:
         self.event = event
         self.line: Line | None = None
         """Whoever listens has it."""
+        self.read_until = 0.0
+        """Monotonic seconds: what happened before has been heard of, as far as somebody listened."""
         self.heard = 0
         """The number of the last news."""
         self.sleepers: list[Sleeper] = []
@@ -91,8 +93,12 @@ class Sleeper:
 
     @property
     def is_covered(self) -> bool:
-        """Does somebody listen, so that what he has not heard of has not happened?"""
-        return self._all.line is not None
+        """Does somebody read the line, or did until his place came? Then what he has not heard of has not happened.
+
+        But for what is under way to him just then; and where the connection has gone silent, for what happened since.
+        """
+        everybody = self._all
+        return everybody.line is not None and (everybody.listener is not None or self.until <= everybody.read_until)
 
     def begin_to_listen(self, worth_it: float) -> bool:
         """Is it up to him to listen? If nobody does it yet, to begin it, his place is beyond `worth_it` (monotonic).

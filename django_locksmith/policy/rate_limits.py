@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ..redis.rate_store import Place, RateStore
 
 _LONGEST = 365 * 86400.0
-_LISTENS_FOR = 10.0
-"""Seconds for which Redis is asked for news at a time."""
+_LISTENS_FOR = 5.0
+"""Seconds for which Redis is asked for news at a time: a connection that has gone silent is found out so soon."""
 _LISTENS_FROM = 0.3
 """Seconds to the farthest place, from which on it is worth it."""
 
@@ -128,7 +128,7 @@ async def _listen(rates: RateStore, sleepers: Sleepers, sleeper: Sleeper, names:
         news = await _news(rates, sleepers, sleeper, names, at)
     except (ServerTrouble, LockUnavailable):
         sleeper.end_listening(hand_on=False)  # then each looks as he wakes; and the next who books tries it again
-        await sleeper.sleep(at - rates.now())
+        await sleeper.sleep(max(0.0, at - rates.now()))
         return
     if isinstance(news, int):
         sleepers.hear(news)
@@ -142,7 +142,9 @@ async def _news(
     try:
         if sleepers.line is None:
             sleepers.line = await rates.listen(names, sleeper.saw_to_it(), _LISTENS_FOR)
-        news = await sleepers.line.news_within(at - rates.now())
+        news = await sleepers.line.news_within(max(0.0, at - rates.now()))
+        if isinstance(news, NoReply):
+            sleepers.read_until = at
         return news
     finally:
         # Only what has not answered yet is of use to the next one; not what was interrupted in the middle of a reply.

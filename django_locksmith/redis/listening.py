@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from math import ceil
+from math import ceil, inf
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from .. import clock
 from ..exceptions import ServerTrouble
 from .lock_store import LONGEST_BLOCK
 from .messages import NoReply
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .lock_store import LockStore
+    from .node import Node
     from .transport import Connection
 
 T = TypeVar("T")
@@ -28,29 +30,35 @@ class Listener(Generic[T]):
         end: Callable[[], None],
         connection: Connection,
         stream: tuple[bytes, bytes],
-        longest: float,
+        node: Node,
         read: Callable[[Any, Any], T],
     ) -> None:
         self._end = end
         self._connection = connection
         self._request = (b"STREAMS", *stream)
-        self._longest = longest
+        self._node = node
         self._read = read
+        self._due = inf
         self._open = True
 
     async def block(self, seconds: float) -> None:
         """Ask for the news, and wait for them where there are none yet."""
-        seconds = min(seconds, self._longest)
+        seconds = min(seconds, self._node.longest_block)
+        if seconds <= LONGEST_BLOCK:
+            self._due = clock.now() + seconds + self._node.socket_timeout
         ms = b"0" if seconds > LONGEST_BLOCK else b"%d" % max(1, ceil(seconds * 1000))
         await self._connection.send(pack(b"XREAD", b"BLOCK", ms, *self._request))
 
     async def news_within(self, seconds: float) -> T | NoReply | None:
         """The latest news, `None` if the time asked for is over; `NoReply` if neither came in these seconds.
 
-        After a reply, others may use the connection.
+        After a reply, others may use the connection. Raises `ServerTrouble`, also where the time asked for has long been
+        over, and Redis has not said so: a connection may be dropped without a word to either end.
         """
-        reply = await self._connection.read_within(seconds)
+        reply = await self._connection.read_within(max(0.0, min(seconds, self._due - clock.now())))
         if isinstance(reply, NoReply):
+            if clock.now() >= self._due:
+                raise ServerTrouble(TimeoutError("no reply to XREAD"), mute=True, sent=True)
             return reply
         self._open = False
         self._end()
@@ -86,7 +94,7 @@ async def listen(
     except BaseException:
         leave()
         raise
-    listener = Listener(leave, connection, stream, node.longest_block, read)
+    listener = Listener(leave, connection, stream, node, read)
     try:
         await listener.block(seconds)
     except BaseException:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from django_locksmith import locksmith
+from django_locksmith import Locksmith, locksmith
+from django_locksmith.local.events import ThreadEvent
+from django_locksmith.local.sleepers import Sleepers
 from tests.helpers.callers import in_thread
+from tests.helpers.proxy import proxy_to
 from tests.helpers.servers import poll
 from tests.rates.test_rate_limits import Bookings, quick
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from django_locksmith.api.rate_limit import Booking, RateLimit
+    from django_locksmith.local.sleepers import Line
     from tests.helpers.callers import Caller
     from tests.helpers.deployments import Deployment
 
@@ -82,6 +86,37 @@ def test_listener_is_cut_off(valkey: Deployment, caller: Caller) -> None:
     for each in asked:
         each.result(60)
     assert time.monotonic() - before > 3
+
+
+def test_listener_hears_nothing(valkey: Deployment, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the connection that waits for news goes silent, it is not trusted until the last place has come."""
+    monkeypatch.setattr("django_locksmith.policy.rate_limits._LISTENS_FOR", 0.5)
+    with proxy_to(valkey.server.port) as proxy:
+        limit = quick(1, 4, service=Locksmith(redis=f"{proxy.url}?socket_timeout=0.5"))
+        caller.take(limit)
+        proxy.keep_back(lambda data: b"XREAD" in data)
+        asked = [caller.start_take(limit), caller.start_take(limit)]
+        poll(lambda: proxy.kept_back)
+        before = time.monotonic()
+        quick(1, 4).pause(5)
+        for each in asked:
+            each.result(60)
+            assert time.monotonic() - before > 5
+
+
+def test_between_two_listeners() -> None:
+    """A place that comes while nobody reads is asked for; but not by who read until it came."""
+    sleepers = Sleepers(ThreadEvent)
+    soon, late = sleepers.join(0, 10.0), sleepers.join(0, 20.0)
+    assert not soon.is_covered
+    assert late.begin_to_listen(5.0)
+    assert not late.is_covered, "there is no line yet"
+    sleepers.line = cast("Line", object())
+    assert soon.is_covered
+    late.end_listening()
+    assert not soon.is_covered
+    sleepers.read_until = 20.0
+    assert late.is_covered
 
 
 def test_listener_goes(valkey: Deployment) -> None:
