@@ -302,7 +302,8 @@ twitter = locksmith.rate_limit("twitter", "15/15m", blocking_timeout=None, cauti
 assert_type(twitter, RateLimit)
 assert_type(locksmith.rate_limit("twitter"), RateLimit)
 assert_type(locksmith.get_many_or_set(["a"], numbers, 300, most=10, rate_limit=twitter), dict[str, int])
-assert_type(locksmith.get_or_set("a", a_number, rate_limit=twitter, stale=60, refresh="thread", patience=0.1), int)
+assert_type(locksmith.get_or_set("a", a_number, rate_limit=twitter, stale=60, refresh="thread"), int)
+assert_type(locksmith.get_or_set("a", a_number, rate_limit=twitter, stale=60, patience=0.1), int)
 assert_type(locksmith.get_or_set("a", a_number, rate_limit="twitter", stale=60, refresh=lambda work: work()), int)
 locksmith.get_or_set("a", a_number, stale=60, refresh="celery")  # type: ignore[call-overload]
 locksmith.rate_limit("twitter", 15)  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ logger = logging.getLogger("django_locksmith.flight")
 
 
 IN_BACKGROUND = 60.0
-"""Seconds that a thread in the background waits for a place in a rate limit; then others have their turn."""
+"""Seconds that a thread waits in the background for a place in a rate limit; then others have their turn."""
 REFRESH_AGAIN = 1.0
 """Seconds until a process tries again to have a value computed that another one computes, or that cannot be had."""
 
@@ -155,6 +155,9 @@ class Refresher:
 
     async def _refresh(self, call: Call) -> None:
         context, template = self._context, self._plan.template
+        # It may begin long after it was asked for: there are so many threads, and queues of other software.
+        until = clock.now() + IN_BACKGROUND
+        call = call._replace(until=until, place_until=until)
         pause = REFRESH_AGAIN
         before = _running.set(())  # whoever asked for it may compute something else, and does not wait for this
         work = flights.refresh(context.flights, context.local_flights, call)
@@ -232,10 +235,6 @@ def call_of(
             )
             return 0.0
 
-    def make_refreshing() -> Call:
-        # It may begin when the call that asked for it is long over.
-        return make_call(IN_BACKGROUND)
-
     def make_call(wait: float | None) -> Call:
         token = encode(new_token())
         until = inf if wait is None else clock.now() + wait
@@ -257,7 +256,7 @@ def call_of(
             place_until=until,
             patience=plan.patience,
             in_background=plan.refresh is not None,
-            refresh=Refresher(context, plan, make_refreshing),
+            refresh=Refresher(context, plan, lambda: make_call(IN_BACKGROUND)),
         )
 
     return make_call(wait)

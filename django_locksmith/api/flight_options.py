@@ -102,6 +102,8 @@ def _checked_plan(
     for name, given in (("patience", longest_wait), ("refresh", refresh)):
         if given and not kept:
             raise ValueError(f"{name} is for those who have an old value, which only stale=<seconds> keeps")
+    if longest_wait and refresh:
+        raise ValueError("patience is how long those wait who have an old value; with refresh they do not: give one")
     more = rate_limit, longest_wait, refresh
     return Plan(plain(cache), kept, remembered, on_error, on_timeout, wait, options, template, *more)
 

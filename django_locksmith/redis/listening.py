@@ -52,8 +52,8 @@ class Listener(Generic[T]):
     async def news_within(self, seconds: float) -> T | NoReply | None:
         """The latest news, `None` if the time asked for is over; `NoReply` if neither came in these seconds.
 
-        After a reply, others may use the connection. Raises `ServerTrouble`, also where the time asked for has long been
-        over, and Redis has not said so: a connection may be dropped without a word to either end.
+        After a reply, others may use the connection. Raises `ServerTrouble`, also where the time asked for has long
+        been over, and Redis has not said so: a connection may be dropped without a word to either end.
         """
         reply = await self._connection.read_within(max(0.0, min(seconds, self._due - clock.now())))
         if isinstance(reply, NoReply):

@@ -207,6 +207,24 @@ def test_refresh_by_a_function(deployment: Deployment, caller: Caller, service: 
     assert caller.get(service, "a", default, 60, **how) == 2
 
 
+def test_refresh_that_begins_late(
+    valkey: Deployment, caller: Caller, service: Locksmith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes until a refresh begins, only from then on counts how long it waits for a place."""
+    limit = quick(1, 1)
+    given: list[Any] = []
+    default = caller.populate(Origin(1, 2))
+    how = {"stale": 60, "refresh": given.append, "rate_limit": limit}
+    caller.get(service, "a", default, 60, **how)
+    let_go_of_old_values()
+    with monkeypatch.context() as long_ago:
+        long_ago.setattr("django_locksmith.api.flight_calls.IN_BACKGROUND", -100.0)
+        assert caller.get(service, "a", default, 60, **how) == 1
+    caller.take(limit)
+    caller.call(given[0])
+    assert cache.get("a") == 2
+
+
 def test_refresh_within_a_computation(valkey: Deployment) -> None:
     """A refresh that a computation sets off may ask for what that computes: neither waits for itself."""
     refreshed: list[Any] = []
@@ -366,6 +384,7 @@ def test_by_name(valkey: Deployment) -> None:
         ({"refresh": "thread"}, "refresh is for those who have an old value"),
         ({"refresh": "celery", "stale": 5}, "refresh must be 'thread', a function"),
         ({"patience": None, "stale": 5}, "patience is seconds, not None"),
+        ({"patience": 1, "refresh": "thread", "stale": 5}, "with refresh they do not: give one"),
         ({"patience": -1, "stale": 5}, "patience"),
     ],
 )

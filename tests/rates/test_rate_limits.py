@@ -38,7 +38,9 @@ def quick(calls: int, seconds: float, *more: tuple[int, float], name: str = "api
     With a wide one, so that Redis does not forget it while a busy machine makes up its mind.
     """
     windows = tuple(Window(*window) for window in ((calls, seconds), *more, (10_000, 60)))
-    return RateLimit(how.get("service", locksmith).runtime, name, Rate("quick", windows), how.get("wait"), how.get("caution", 0.02))
+    return RateLimit(
+        how.get("service", locksmith).runtime, name, Rate("quick", windows), how.get("wait"), how.get("caution", 0.02)
+    )
 
 
 def most_within(times: list[float], seconds: float) -> int:
