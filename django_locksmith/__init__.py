@@ -11,7 +11,7 @@ The way in, for readers of the code (imports point down only, `lint-imports` pro
               decorators.py  middleware.py  views/  admin_page/
               contrib/  fencing.py  testing.py  pytest_plugin.py         for other software, for rows, for tests
     api/      service.py  lock.py  lease.py -> lease_state.py            what users hold in their hands
-              acquisition.py
+              acquisition.py  inspection.py
               single_flight.py -> many_values.py
               flight_options.py  flight_calls.py
               rate_limit.py  api_headers.py
@@ -50,6 +50,7 @@ from .exceptions import (
     LockUnavailable,
     PopulateFailed,
     RetryLater,
+    SlotsDiffer,
     StaleFence,
 )
 from .records import NOT_MODIFIED, Holder, LockInfo, NotModified, RateInfo, Skipped, WindowInfo
@@ -73,6 +74,7 @@ __all__ = [
     "RateLimit",
     "RetryLater",
     "Skipped",
+    "SlotsDiffer",
     "StaleFence",
     "WindowInfo",
     "locksmith",

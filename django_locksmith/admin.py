@@ -234,9 +234,10 @@ class LockAdmin(Base):
 
     def _look(self, held: HeldLock) -> LockInfo | None:
         try:
-            return self.service.info(held.key)
+            holders = self.service.holders(held.key)
         except ValueError as error:
             raise BadRequest(str(error)) from error
+        return next((info for info in holders if _is_of(info, held)), holders[0] if holders else None)
 
     def _say_left_alone(self, request: HttpRequest, held: HeldLock, info: LockInfo | None) -> None:
         text = gettext("Already free: %s") if info is None else gettext("Changed hands meanwhile, left alone: %s")

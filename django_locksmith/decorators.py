@@ -28,7 +28,7 @@ from .views.askers import NOBODY, Asker, aasker_of, asker_of
 from .views.view_keys import ViewKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from django.http import HttpRequest
 
@@ -61,6 +61,7 @@ def lock_view(
     on_busy: Callable[[HttpRequest, LockBusy], Any] | None = None,
     anonymous: Literal["refuse", "share"] = "refuse",
     label: str = "",
+    slots: int | Sequence[str] = 1,
     service: Locksmith = locksmith,
 ) -> Callable[[V], V]:
     """Decorate a view, sync or async, so that only one request of a kind is served at a time.
@@ -94,6 +95,7 @@ def lock_view(
         anonymous: what happens to a request of which nothing tells whose it is (no user, token, session or CSRF
             cookie), where the key is made of that: "refuse" answers 400, "share" has all of them share one lock.
         label: who takes the lock, for `locksmith_list`.
+        slots: how many requests of a kind are served at a time.
         service: whose settings count.
 
     Raises:
@@ -118,6 +120,7 @@ def lock_view(
         "renew": renew,
         "max_hold": max_hold,
         "label": label,
+        "slots": slots,
         "on_lost": "log",
         "release": "commit",
     }

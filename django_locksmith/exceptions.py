@@ -6,6 +6,7 @@ LocksmithError
 ├── LockLost          it was ours, and is no more             stop, and check what was written
 │   └── StaleFence    the data refused a former holder        stop; read it again before trying again
 ├── LockUnavailable   Redis gave no usable answer             treat as "unknown": neither held nor free
+├── SlotsDiffer       others mean another number of slots   mend the code: one key, one number
 ├── PopulateFailed    another caller computed, and failed     as if one's own computation had failed
 └── RetryLater        an API wants to be left alone           wait, and serve what is old meanwhile
 
@@ -71,14 +72,18 @@ class LockBusy(LocksmithError, LockError):
         key: the key that was asked for.
         holder: who holds it, or `None` where that is not known.
         retry_after: seconds until the lease seen last runs out, or `None`; its holder may renew it or end it sooner.
+        slots: how many may hold it; then all of these are taken, and `holder` is the one whose lease ends first.
     """
 
     _text = "the lock is held by somebody else"
 
-    def __init__(self, key: str, holder: Holder | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self, key: str, holder: Holder | None = None, retry_after: float | None = None, slots: int = 1
+    ) -> None:
         self.key = key
         self.holder = holder
         self.retry_after = retry_after
+        self.slots = slots
         super().__init__(self._text, lock_name=key)
         self._tell(self._text, key)
 
@@ -86,10 +91,12 @@ class LockBusy(LocksmithError, LockError):
     def details(self) -> str:
         by = f" by {self.holder}" if self.holder else ""
         left = f"; its lease ends in {self.retry_after:.1f} s" if self.retry_after is not None else ""
+        if self.slots > 1:
+            return f"all {self.slots} slots of {self.key!r} are taken; the next to end is held{by}{left}"
         return f"the lock {self.key!r} is held{by}{left}"
 
     def _given(self) -> tuple[object, ...]:
-        return (self.key, self.holder, self.retry_after)
+        return (self.key, self.holder, self.retry_after, self.slots)
 
 
 class LockReentered(LockBusy):
@@ -108,6 +115,43 @@ class LockReentered(LockBusy):
             f"a block around this code, or around who started it, holds {self.key!r}, and would be waited for within"
             " itself; pass the lease, or the value, on instead of asking for it again"
         )
+
+
+class SlotsDiffer(LocksmithError, ValueError):
+    """The key is held with another number of slots, or with another list of them, than was asked for.
+
+    Nothing was taken: there are never more holders than the smaller number. Once nobody holds it any more, the next who
+    asks says how many there are.
+
+    Attributes:
+        key: the key that was asked for.
+        wanted: how many slots were asked for; 1 is a lock.
+        kept: how many those who hold it mean.
+    """
+
+    def __init__(self, key: str, wanted: float, kept: float) -> None:
+        self.key = key
+        self.wanted = int(wanted)
+        self.kept = int(kept)
+        self._numbers = wanted, kept
+        other = "another, " if wanted == kept else ""
+        text = f"asked for as {_slots(wanted)}, held as {other}{_slots(kept)}; one key must mean one number of slots"
+        super().__init__(text)
+        self._tell(text, key, wanted, kept)
+
+    @property
+    def details(self) -> str:
+        return f"{self.key!r}: {self}"
+
+    def _given(self) -> tuple[object, ...]:
+        return (self.key, *self._numbers)
+
+
+def _slots(number: float) -> str:
+    """`number`: a half more for those that have names."""
+    if number == 1:
+        return "a lock (slots=1)"
+    return f"slots={int(number)}" if number == int(number) else f"a list of {int(number)} slots"
 
 
 class LockLost(LocksmithError, LockNotOwnedError):

@@ -53,6 +53,11 @@ class _Write:
 
 def _write_under(fence: Lease | int) -> _Write:
     if isinstance(fence, Lease):
+        if fence.shared:
+            raise TypeError(
+                f"the fences of slots say nothing about order among their holders, and cannot guard a row: {fence!r};"
+                " take a lock for that"
+            )
         fence.ensure_held()
         return _Write(fence.fence, fence.key)
     if isinstance(fence, bool) or not isinstance(fence, int):

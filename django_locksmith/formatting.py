@@ -35,6 +35,14 @@ def describe(lock: LockInfo) -> str:
     return printable(f"{holder.host}:{holder.pid}:{holder.thread}")
 
 
+def which_slot(lock: LockInfo) -> str:
+    """Of slots: which this is, if they have names, and how many are taken; else nothing."""
+    if lock.slots is None:
+        return ""
+    taken = gettext("%(taken)s of %(slots)s") % {"taken": lock.taken, "slots": lock.slots}
+    return f"{printable(lock.slot)}, {taken}" if lock.slot else taken
+
+
 def printable(text: str) -> str:
     """A key may contain anything; it must not give commands to a terminal, nor turn the text of a page around."""
     return text if text and text.isprintable() and text == text.strip() else repr(text)

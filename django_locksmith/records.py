@@ -33,7 +33,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class LockInfo:
-    """One lock as Redis had it in one instant. Times in seconds.
+    """One lock, or one slot of it, as Redis had it in one instant. Times in seconds.
 
     Attributes:
         key: the lock's key.
@@ -42,6 +42,9 @@ class LockInfo:
         remaining: what is left of its lease; `None` if it never expires.
         fence: that of the grant; `None` for a lock that other software set.
         waiters: how many wait for it in Redis: one for each process or event loop.
+        slots: how many may hold it at one time; `None` for a lock, which one holds.
+        taken: how many do, those to whom a slot is being handed over included.
+        slot: which one this is, where slots have names.
     """
 
     key: str
@@ -50,6 +53,14 @@ class LockInfo:
     remaining: float | None
     fence: int | None
     waiters: int
+    slots: int | None = None
+    taken: int = 1
+    slot: str = ""
+
+    @property
+    def is_full(self) -> bool:
+        """Would somebody else have to wait for it?"""
+        return self.taken >= (self.slots or 1)
 
     def as_dict(self) -> dict[str, Any]:
         """The same as nested plain values, ready for JSON."""

@@ -28,7 +28,7 @@ from .api.service import locksmith
 from .policy import locks as lock_policy
 from .policy.sync_bridge import run_sync
 from .redis.connections import Memory, check_deployment
-from .redis.key_names import check_key, encode
+from .redis.key_names import check_key, decode, encode
 from .redis.messages import Attempt
 from .runtime.runtime import process
 from .tokens import new_token
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .api.service import Locksmith
     from .records import LockInfo
     from .redis.connections import Deployment
-    from .redis.key_names import Names
+    from .redis.key_names import Names, Slots
     from .runtime.contexts import Context
     from .runtime.runtime import Runtime
 
@@ -132,7 +132,7 @@ def lose_now(lease: Lease | str) -> None:
     # The holder first: two must never believe in the same lock.
     lease.lose(f"its lease of {lease.timeout:g} s ran out (lose_now)", news.extend)
     try:
-        run_sync(lock_policy.clear(lease.runtime.threads().store, lease.key, lease.token))
+        run_sync(lock_policy.clear(lease.runtime.threads().store, lease.key, lease.token, slot=lease.shared))
     finally:
         _tell(news, lease.owner)
 
@@ -153,8 +153,8 @@ def _lease_of(key: str) -> Lease:
 
 
 def _is_in_redis(lease: Lease) -> bool:
-    info = run_sync(lock_policy.look(lease.runtime.threads().store, lease.attempt.names))
-    return info is not None and info.holder is not None and info.holder.token == lease.token
+    infos = run_sync(lock_policy.look(lease.runtime.threads().store, lease.attempt.names))
+    return lease.token in [info.holder.token for info in infos if info.holder is not None]
 
 
 def _tell(news: list[Callable[[], None]], owner: object) -> None:
@@ -291,8 +291,8 @@ class _LocksOfOneTest:
         self._busy = list(busy)
         self._servers: dict[str, Memory] = {}
         self._runtimes: list[Runtime] = []
-        self._tokens: dict[str, bytes] = {}
-        self._until: dict[tuple[Deployment, bytes], float] = {}
+        self._tokens: dict[str, list[bytes]] = {}
+        self._until: dict[tuple[Deployment, bytes, Slots | None], float] = {}
 
     def deployment(self, where: str) -> Deployment:
         return self._servers.get(where) or self._servers.setdefault(where, Memory())
@@ -335,12 +335,12 @@ class _LocksOfOneTest:
             store = runtime.threads().store
             for info in run_sync(lock_policy.list_locks(store, lambda key: not self._is_busy(key))):
                 if info.holder is not None and self.is_stand_in(info):
-                    run_sync(lock_policy.clear(store, info.key, info.holder.token))
+                    slot = info.slots is not None
+                    run_sync(lock_policy.clear(store, info.key, info.holder.token, slot=slot))
         self._until.clear()
 
     def is_stand_in(self, info: LockInfo) -> bool:
-        token = self._tokens.get(info.key)
-        return token is not None and info.holder is not None and encode(info.holder.token) == token
+        return info.holder is not None and encode(info.holder.token) in self._tokens.get(info.key, ())
 
     def _is_busy(self, key: str) -> bool:
         return any(_matches(key, each) for each in self._busy)
@@ -352,15 +352,19 @@ class _LocksOfOneTest:
                 run_sync(self._occupy_one(context, context.store.names(key)))
 
     async def _occupy_one(self, context: Context, names: Names) -> None:
-        store = context.store
-        where = (store.transport.deployment, names.lock)
+        store, slots = context.store, names.slots
+        where = (store.transport.deployment, names.lock, slots)
         now = store.now()
         if now < self._until.get(where, 0.0):
             return  # it is there, unless the code under test has cleared it
-        token = self._tokens.setdefault(names.key, encode(new_token("override_locks")))
-        # An attempt with the token that holds the lock starts its lease again.
-        attempt = Attempt(names, token, _BUSY_FOR, 0.0)
-        await lock_policy.acquire(store, context.queues, attempt, lambda *granted: None)
+        tokens = self._tokens.setdefault(names.key, [encode(new_token("override_locks"))])
+        if slots is not None:  # before its code said that it has slots, it was taken for a lock
+            await lock_policy.clear(store, names.key, decode(tokens[0]), slot=False)
+            tokens += [encode(new_token("override_locks")) for _ in range(slots.most - len(tokens))]
+        for token in tokens[: slots.most if slots else 1]:
+            # An attempt with the token that holds the lock starts its lease again.
+            attempt = Attempt(names, token, _BUSY_FOR, 0.0)
+            await lock_policy.acquire(store, context.queues, attempt, lambda *granted: None)
         self._until[where] = now + _BUSY_FOR / 2
 
     # ---- looking in

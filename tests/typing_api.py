@@ -291,6 +291,14 @@ async def decorated_in_a_task() -> None:
     await Summarised().summary_later.ainvalidate(7)
 
 
+# ---- slots
+
+assert_type(locksmith("erp", slots=10), Lock)
+assert_type(locksmith("erp", slots=["a", "b"], on_busy="skip"), Lock[Skipped])
+assert_type(locksmith.holders("erp"), list[LockInfo])
+locksmith("erp", slots=2.5)  # type: ignore[call-overload]
+
+
 # ---- rate limits
 
 

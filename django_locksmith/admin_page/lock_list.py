@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from ..formatting import ORDERS, duration, printable, shortened
+from ..formatting import ORDERS, duration, printable, shortened, which_slot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,6 +87,10 @@ class Row:
     @cached_property
     def short_key(self) -> str:
         return shortened(self.key, LONGEST)
+
+    @cached_property
+    def slot(self) -> str:
+        return which_slot(self.info)
 
     @cached_property
     def host(self) -> str:
@@ -216,7 +220,7 @@ def _with_the_one_named(service: Locksmith, key: str, locks: list[LockInfo]) -> 
     if not key or any(lock.key == key for lock in locks):
         return locks
     try:
-        named = service.info(key)
+        named = service.holders(key)
     except ValueError:  # no lock can have this key
         return locks
-    return locks if named is None else sorted([*locks, named], key=lambda lock: lock.key)
+    return sorted([*locks, *named], key=lambda lock: lock.key)

@@ -38,7 +38,10 @@ def attempt_at(context: Context, key: str, rules: Rules, wait: float | None, tok
         raise ValueError(f"token must have at most 20,000 characters, and not look like JSON or bytes: {token[:40]!r}")
     else:
         token = str.__str__(token)  # an Enum, say, is formatted otherwise than it compares
-    return Attempt(context.store.names(key), encode(token), rules.timeout, inf if wait is None else wait)
+    names = context.store.names(key)
+    if rules.slots is not None:
+        names = names.with_slots(rules.slots)
+    return Attempt(names, encode(token), rules.timeout, inf if wait is None else wait)
 
 
 def wait_this_time(
@@ -103,23 +106,28 @@ def _ours(runtime: Runtime, context: Context, rules: Rules, attempt: Attempt) ->
     """What the caller has already, if to have it again is all it wants. Raises `LockReentered` if it would wait."""
     key, lock = attempt.names.key, attempt.names.lock
     own = own_lease(runtime, context, lock)
+    many = 1 if rules.slots is None else rules.slots.most
     if own is not None and own.held:
         if own.waits_for_commit and rules.release == "commit":
             return own  # it is ours until the transaction ends, however often we ask
-        if attempt.wait and own.waits_for_commit:
+        if attempt.wait and own.waits_for_commit and many == 1:
             raise LockReentered(key, read_holder(own.token), own.remaining)
     # What acquire() returned may have been handed to others, who give it back while we wait. A block is not over
     # before we are.
-    if attempt.wait and (outer := blocks.around_us(lock)) is not None:
+    if attempt.wait and (outer := blocks.around_us(lock, many)) is not None:
         raise LockReentered(key, read_holder(outer.token), outer.remaining)
     return None
 
 
 async def _busy(runtime: Runtime, context: Context, lease: Lease, outcome: Busy) -> LockBusy:
     attempt = lease.attempt
-    own = own_lease(runtime, context, attempt.names.lock) if attempt.wait else None
-    kind = LockReentered if own is not None and own.held and own.lent else LockBusy
-    error = kind(lease.key, read_holder(outcome.holder) if outcome.holder else None, outcome.left)
+    slots = attempt.names.slots
+    kind = LockBusy
+    if attempt.wait:
+        own = [each for each in _own_leases(runtime, context, attempt.names.lock) if each.held and each.lent]
+        kind = LockReentered if len(own) >= (slots.most if slots else 1) else LockBusy
+    holder = read_holder(outcome.holder) if outcome.holder else None
+    error = kind(lease.key, holder, outcome.left, slots.most if slots else 1)
     logger.info("%s", error.details)
     if signals.busy.wanted:
         await context.tell(signals.busy, key=lease.key, template=lease.template, error=error)
@@ -146,19 +154,21 @@ def give_up(runtime: Runtime, context: Context, attempt: Attempt) -> Lease | Non
     """
     if attempt.place is not None:
         attempt.place.leave()
-    lease: Lease | None = runtime.held.latest(attempt.names.lock)
-    if lease is not None and lease.attempt is attempt:
+    made: list[Lease] = runtime.held.of(attempt.names.lock)
+    lease = next((each for each in made if each.attempt is attempt), None)
+    if lease is not None:
         lease.disown()
-    else:
-        lease = None
     run_sync(lock_policy.withdraw(context.store, attempt))
     return lease
 
 
 def own_lease(runtime: Runtime, context: Context, name: bytes) -> Lease | None:
     """The lease of the lock of this name that the calling thread or task holds, if it has one."""
-    lease: Lease | None = runtime.held.latest(name)
-    return lease if lease is not None and context.is_caller(lease.owner) else None
+    return next(iter(_own_leases(runtime, context, name)), None)
+
+
+def _own_leases(runtime: Runtime, context: Context, name: bytes) -> list[Lease]:
+    return [each for each in runtime.held.of(name) if context.is_caller(each.owner)]
 
 
 def or_none(lease: Lease | LockBusy) -> Lease | None:

@@ -40,12 +40,14 @@ def end(lease: LeaseState) -> None:
         _around.set(tuple(each for each in around if each() is not lease))
 
 
-def around_us(name: bytes) -> LeaseState | None:
-    """The lease of a block around us that holds the lock of this name (in Redis)."""
+def around_us(name: bytes, many: int = 1) -> LeaseState | None:
+    """The lease of a block around us that holds the lock of this name (in Redis); of one in so many that do."""
     for known in reversed(_around.get()):
         lease = known()
         if lease is not None and lease.name == name and lease.held and not lease.detached:
-            return lease
+            many -= 1
+            if not many:
+                return lease
     return None
 
 

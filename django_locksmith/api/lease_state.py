@@ -112,6 +112,16 @@ class LeaseState:
         return self._owner is nobody
 
     @property
+    def shared(self) -> bool:
+        """Whether it is of one of several slots, and others may be held beside it."""
+        return self.attempt.names.slots is not None
+
+    @property
+    def slot(self) -> str:
+        """Which slot it is of, where they have names (`slots=["a", "b"]`); else empty."""
+        return self.attempt.slot
+
+    @property
     def token(self) -> str:
         """What stands in Redis while the lock is held."""
         return decode(self.attempt.token)

@@ -82,12 +82,12 @@ class RedisPyWords:
         return True
 
     def locked(self) -> bool:
-        """Whether anybody holds it now. Asks Redis."""
-        return run_sync(self._look(self._runtime.threads())) is not None
+        """Whether anybody holds it now; of slots, whether all are taken. Asks Redis."""
+        return _is_full(run_sync(self._look(self._runtime.threads())))
 
     async def alocked(self) -> bool:
         """As `locked`."""
-        return await self._look(self._runtime.loop()) is not None
+        return _is_full(await self._look(self._runtime.loop()))
 
     def owned(self) -> bool:
         """Whether this thread or task still holds what it has taken through this object. Asks Redis."""
@@ -101,11 +101,15 @@ class RedisPyWords:
         lease = self._taken.latest(context)
         if lease is None or not lease.held:
             return False
-        info = await self._look(context)
-        return info is not None and info.holder is not None and info.holder.token == lease.token
+        infos = await self._look(context)
+        return lease.token in [info.holder.token for info in infos if info.holder is not None]
 
-    async def _look(self, context: Context) -> LockInfo | None:
+    async def _look(self, context: Context) -> list[LockInfo]:
         return await lock_policy.look(context.store, context.store.names(self.key))
 
     def _mine(self, context: Context) -> Lease:
         return self._taken.mine(context, self.key)
+
+
+def _is_full(infos: list[LockInfo]) -> bool:
+    return bool(infos) and infos[0].is_full

@@ -1,35 +1,30 @@
-"""The service: makes the locks of `settings.LOCKSMITH`, lists those that are held, and takes them away."""
+"""The service: makes the locks and rate limits of `settings.LOCKSMITH`."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, TypeVar, overload
 
 from django.core.signals import setting_changed
 
-from .. import conf, signals
-from ..policy import locks as lock_policy
-from ..policy import rate_limits as rate_policy
-from ..policy.sync_bridge import run_sync
+from .. import conf
 from ..rates import read_rate
-from ..records import LockInfo, RateInfo, Skipped
 from ..redis.key_names import check_key
 from ..runtime.options import NO_OPTIONS, UNSET, Unset, check_template, options_of
 from ..runtime.runtime import Runtime
 from .functions import is_async
+from .inspection import Inspection
 from .lock import Lock
 from .rate_limit import RateLimit
 from .single_flight import SingleFlight
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
     from typing import Literal
 
     from typing_extensions import Unpack
 
     from ..exceptions import LockBusy
-    from ..runtime.contexts import Context
+    from ..records import Skipped
     from .lease import Lease
 
 T = TypeVar("T")
@@ -46,10 +41,11 @@ class LockOptions(TypedDict, total=False):
     on_lost: Literal["raise", "log"] | Callable[[Lease], Any]
     label: str
     release: Literal["now", "commit"]
+    slots: int | Sequence[str]
     template: str
 
 
-class Locksmith(SingleFlight):
+class Locksmith(SingleFlight, Inspection):
     """Makes locks, and has values of caches computed once. `django_locksmith.locksmith` is for `settings.LOCKSMITH`.
 
     Another one has settings of its own: `Locksmith(redis="other", prefix="billing:", timeout=30)`. Settings are read at
@@ -207,6 +203,8 @@ class Locksmith(SingleFlight):
             label: who takes it, for `locksmith_list`; default the program's name.
             release: "now", or "commit": inside of `transaction.atomic()`, a release then waits until the outermost
                 block has been committed or rolled back.
+            slots: how many may hold it at one time, from 1 to 10,000; or a list of names (up to 1,000): then each has
+                one of these, `lease.slot`. All who use a key must mean the same.
             template: what the lock is called in metrics, where its key has too many values; of a decorated function,
                 default its key.
 
@@ -275,116 +273,6 @@ class Locksmith(SingleFlight):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Locksmith is of this process, and cannot be copied or pickled: make one there")
-
-    # ---- looking in
-
-    def locks(self, pattern: str = "*") -> list[LockInfo]:
-        """The locks that are held now. Changes nothing.
-
-        On one server, locks set by other software are not among them (`info` knows them); on a cluster all keys with
-        our prefix are.
-
-        Args:
-            pattern: a shell pattern (`*`, `?`, `[abc]`) that keys have to match.
-
-        Returns:
-            A `LockInfo` for each, sorted by key.
-
-        Raises:
-            LockUnavailable: Redis gave no usable answer.
-        """
-        return run_sync(self._locks(self.runtime().threads(), pattern))
-
-    async def alocks(self, pattern: str = "*") -> list[LockInfo]:
-        """As `locks`."""
-        return await self._locks(self.runtime().loop(), pattern)
-
-    async def _locks(self, context: Context, pattern: str) -> list[LockInfo]:
-        if not isinstance(pattern, str):
-            raise TypeError(f"pattern must be a str, not {pattern!r}")
-        return await lock_policy.list_locks(context.store, lambda key: fnmatchcase(key, pattern))
-
-    def rate_limits(self, pattern: str = "*") -> list[RateInfo]:
-        """The rate limits that have been used within their windows, or are paused. Changes nothing.
-
-        Args:
-            pattern: a shell pattern (`*`, `?`, `[abc]`) that names have to match.
-
-        Returns:
-            A `RateInfo` for each, sorted by name.
-
-        Raises:
-            LockUnavailable: Redis gave no usable answer.
-        """
-        return run_sync(self._rate_limits(self.runtime().threads(), pattern))
-
-    async def arate_limits(self, pattern: str = "*") -> list[RateInfo]:
-        """As `rate_limits`."""
-        return await self._rate_limits(self.runtime().loop(), pattern)
-
-    async def _rate_limits(self, context: Context, pattern: str) -> list[RateInfo]:
-        if not isinstance(pattern, str):
-            raise TypeError(f"pattern must be a str, not {pattern!r}")
-        return await rate_policy.list_limits(context.rates, lambda name: fnmatchcase(name, pattern))
-
-    def info(self, key: str = "") -> LockInfo | None:
-        """One lock as it is now. Changes nothing.
-
-        Returns:
-            Its `LockInfo`; `None` if nobody holds it.
-
-        Raises:
-            LockUnavailable: Redis gave no usable answer.
-        """
-        return run_sync(self._info(self.runtime().threads(), key))
-
-    async def ainfo(self, key: str = "") -> LockInfo | None:
-        """As `info`."""
-        return await self._info(self.runtime().loop(), key)
-
-    async def _info(self, context: Context, key: str) -> LockInfo | None:
-        return await lock_policy.look(context.store, context.store.names(check_key(key)))
-
-    def clear(self, *locks: LockInfo | str, pattern: str | None = None) -> list[LockInfo]:
-        """Take locks from their holders.
-
-        A lock is only taken from the holder that was seen: if somebody else has got it meanwhile, it stays there. Its
-        waiters go on at once; its old holder gets `LockLost` when it next asks Redis.
-
-        Args:
-            *locks: `LockInfo`s as `locks()` or `info()` returned them, or keys.
-            pattern: a shell pattern of keys; `"*"` for all.
-
-        Returns:
-            Those that were taken, as they were seen before.
-
-        Raises:
-            LockUnavailable: Redis gave no usable answer; some may have been taken.
-        """
-        return run_sync(self._clear(self.runtime().threads(), locks, pattern))
-
-    async def aclear(self, *locks: LockInfo | str, pattern: str | None = None) -> list[LockInfo]:
-        """As `clear`."""
-        return await self._clear(self.runtime().loop(), locks, pattern)
-
-    async def _clear(self, context: Context, locks: Collection[LockInfo | str], pattern: str | None) -> list[LockInfo]:
-        seen = dict.fromkeys([] if pattern is None else await self._locks(context, pattern))
-        for lock in locks:
-            if not isinstance(lock, (str, LockInfo)):
-                raise TypeError(f"clear takes keys and LockInfos, not {lock!r}")
-            if isinstance(lock, str):
-                info = await self._info(context, lock)
-            else:
-                info = replace(lock, key=check_key(lock.key))
-            if info is not None:
-                seen.setdefault(info)
-        cleared = []
-        for info in seen:
-            # Between two holders there is nobody to take it from.
-            if info.holder is not None and await lock_policy.clear(context.store, info.key, info.holder.token):
-                cleared.append(info)
-                await context.tell(signals.cleared, info=info)
-        return cleared
 
 
 locksmith = Locksmith()

@@ -16,7 +16,7 @@ from ..policy import locks as lock_policy
 from ..policy.sync_bridge import run_sync
 from ..rates import Rate, Window
 from ..redis.connections import OneServer, open_deployment
-from ..redis.key_names import decode, encode
+from ..redis.key_names import Slots, decode, encode
 from ..redis.messages import Attempt, Leads, News
 from ..redis.packing import pack
 from ..tokens import new_token
@@ -35,6 +35,7 @@ OLDEST = (6, 2)
 """The version that brought the commands of the scripts."""
 
 _PROBE_SECONDS = 10.0
+_ONE_SLOT = Slots(1, ("a",), b'["a"]')
 _PROBE_WAIT = 0.02
 _TRIAL_MS = b"3000"
 _NOTHING = b"return 1"
@@ -96,7 +97,7 @@ def ask_servers(service: Locksmith) -> Report:
     key = f"check-{new_token('check').split('|')[0]}"
     try:
         deployment, context = service.runtime().deployment(), service.runtime().threads()
-        names, flight = context.store.names(key), context.flights.names(key)
+        names, flight = context.store.names(key).with_slots(_ONE_SLOT), context.flights.names(key)
         wanted = _trials(names.lock, cluster=deployment.cluster, replicas=bool(settings.min_replicas))
         # A user may be allowed some of the keys, and not those that belong to them.
         wanted += [("get", (b"GET", each)) for each in (*names.keys, *flight.keys)]
@@ -208,6 +209,7 @@ def _trials(lock: bytes, *, cluster: bool, replicas: bool) -> list[tuple[str, tu
         ("lindex", (b"LINDEX", lock, b"0")),
         ("llen", (b"LLEN", lock)),
         ("lrange", (b"LRANGE", lock, b"0", b"0")),
+        ("ltrim", (b"LTRIM", lock, b"0", b"0")),
         ("lpop", (b"LPOP", lock)),
         ("rpop", (b"RPOP", lock)),
         ("hget", (b"HGET", lock, b"check")),
@@ -233,16 +235,16 @@ def _trials(lock: bytes, *, cluster: bool, replicas: bool) -> list[tuple[str, tu
 
 async def _try_out(context: Context, key: str) -> None:
     store, flights = context.store, context.flights
-    names = store.names(key)
-    holder, waiter = (Attempt(names, encode(new_token()), _PROBE_SECONDS, wait) for wait in (0.0, _PROBE_WAIT))
-    await lock_policy.acquire(store, context.queues, holder, lambda *granted: granted)
-    try:
-        await lock_policy.acquire(store, context.queues, waiter, lambda *granted: granted)
-        await lock_policy.extend(store, holder, _PROBE_SECONDS, replace=False)
-        await lock_policy.look(store, names)
-        await lock_policy.withdraw(store, waiter)
-    finally:
-        await lock_policy.release(store, holder)
+    for names in (store.names(key), store.names(key).with_slots(_ONE_SLOT)):
+        holder, waiter = (Attempt(names, encode(new_token()), _PROBE_SECONDS, wait) for wait in (0.0, _PROBE_WAIT))
+        await lock_policy.acquire(store, context.queues, holder, lambda *granted: granted)
+        try:
+            await lock_policy.acquire(store, context.queues, waiter, lambda *granted: granted)
+            await lock_policy.extend(store, holder, _PROBE_SECONDS, replace=False)
+            await lock_policy.look(store, names)
+            await lock_policy.withdraw(store, waiter)
+        finally:
+            await lock_policy.release(store, holder)
     flight = flights.names(key)
     token = encode(new_token())
     if isinstance(await lock_policy.once_more(flights.join, flight, token, _PROBE_SECONDS), Leads):

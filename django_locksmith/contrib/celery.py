@@ -31,7 +31,7 @@ from ..runtime.options import UNSET, Unset
 from .celery_checks import check_visibility_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from typing_extensions import Unpack
 
@@ -70,6 +70,7 @@ class _TaskOptions(TypedDict, total=False):  # as `lock_task` has them
     on_lost: Literal["raise", "log"] | Callable[[Lease], Any]
     label: str
     release: Literal["now", "commit"]
+    slots: int | Sequence[str]
     template: str
     service: Locksmith
 
@@ -105,6 +106,7 @@ def lock_task(
     on_lost: Literal["raise", "log"] | Callable[[Lease], Any] = "raise",
     label: str = "",
     release: Literal["now", "commit"] = "now",
+    slots: int | Sequence[str] = 1,
     template: str = "",
     service: Locksmith = locksmith,
 ) -> Any:
@@ -158,6 +160,7 @@ def lock_task(
         "on_lost": on_lost,
         "label": label,
         "release": release,
+        "slots": slots,
         "template": template,
     }
 
@@ -301,9 +304,18 @@ class TaskLock:
 
     # ---- when it is busy
 
+    def _was_begun(self, request: Any, busy: LockBusy) -> bool:
+        """May this task have been begun by a worker that died, and be forgotten if it is skipped now?"""
+        return self._is_held_by_itself(request, busy) or _is_copy(request)
+
+    def _is_held_by_itself(self, request: Any, busy: LockBusy) -> bool:
+        """Does another run of this very task have the lock?"""
+        holders = [busy.holder] if busy.slots == 1 else [each.holder for each in self._service.holders(busy.key)]
+        return any(holder is not None and holder.label.endswith(_mark(request)) for holder in holders)
+
     def _skip_or_send_again(self, task: Any, busy: LockBusy) -> Skipped:
         self._stop_if_done(task.request)
-        if self._on_busy == "skip" and not _was_begun(task.request, busy):
+        if self._on_busy == "skip" and not self._was_begun(task.request, busy):
             return Skipped(busy.key, busy.holder)
         raise self._sent_again(task, busy)
 
@@ -312,7 +324,7 @@ class TaskLock:
         request, now = task.request, time.time()
         since = min(busy_since(request) or now, now)  # a clock may have been set back
         left = None if self._busy_for is None else since + self._busy_for - now
-        if _is_held_by_itself(request, busy):
+        if self._is_held_by_itself(request, busy):
             left = None  # what becomes of the task is that run's to say
         if left is not None and left <= 0:
             raise busy
@@ -364,16 +376,6 @@ def _longest(task: Any) -> float:
     # would deliver it once more, and each copy would be sent again.
     visible = (task.app.conf.broker_transport_options or {}).get("visibility_timeout")
     return min(_LONGEST, visible / 2) if visible else _LONGEST
-
-
-def _was_begun(request: Any, busy: LockBusy) -> bool:
-    """May this task have been begun by a worker that died, and be forgotten if it is skipped now?"""
-    return _is_held_by_itself(request, busy) or _is_copy(request)
-
-
-def _is_held_by_itself(request: Any, busy: LockBusy) -> bool:
-    """Does another run of this very task have the lock?"""
-    return busy.holder is not None and busy.holder.label.endswith(_mark(request))
 
 
 def _is_copy(request: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..formatting import describe, duration, printable
+from ..formatting import describe, duration, printable, which_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,6 +43,7 @@ def _fence(lock: LockInfo) -> str:
 
 COLUMNS = (
     Column("KEY", lambda lock: printable(lock.key), rank=0, least=24),
+    Column("SLOTS", which_slot, rank=0, least=10),
     Column("HOLDER", describe, rank=3, least=16),
     Column("LABEL", _label, rank=4, least=10),
     Column("HELD FOR", _age, rank=2),
@@ -58,6 +59,11 @@ def _used(limit: RateInfo) -> str:
 
 def _seconds(seconds: float) -> str:
     return duration(seconds) if seconds else ""
+
+
+def columns_for(locks: Sequence[LockInfo]) -> Sequence[Column]:
+    """Those that have something to say of these locks."""
+    return [column for column in COLUMNS if column.title != "SLOTS" or any(lock.slots for lock in locks)]
 
 
 LIMIT_COLUMNS = (
@@ -84,7 +90,7 @@ class _Shown:
         return text + " " * (self.width - _width(text))
 
 
-def table(locks: Sequence[Any], width: int | None = None, what: Sequence[Column] = COLUMNS) -> tuple[str, str]:
+def table(locks: Sequence[Any], width: int | None, what: Sequence[Column]) -> tuple[str, str]:
     """One line for each lock, below titles, of so many letters at the most; and in words, what there is no room for."""
     columns = [_Shown(column, locks) for column in what]
     left_out = [] if width is None else _fit(columns, width)

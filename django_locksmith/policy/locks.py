@@ -12,8 +12,9 @@ from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
-from ..exceptions import LockUnavailable, ServerTrouble
+from ..exceptions import LockUnavailable, ServerTrouble, SlotsDiffer
 from ..local.queues import Ticket
+from ..redis.key_names import ANY_SLOTS, encode
 from ..redis.messages import NO_REPLY, Attempt, Busy, Granted, Renewal
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ async def acquire(
             now = store.now()
             left = max(0.0, until - now)
     except BaseException as error:
-        if not attempt.sent:
+        if not attempt.sent or isinstance(error, SlotsDiffer):
             pass  # nothing to give up
         elif isinstance(error, LockUnavailable) and patience is not None and patience.over:
             # The server does not answer: to ask it once more would only double the wait.
@@ -238,7 +239,8 @@ def caution(lease: float) -> float:
 
 async def _who_has_it(store: LockStore, attempt: Attempt) -> Busy:
     now = store.now()
-    info = await once_more(store.look, attempt.names)
+    infos = await once_more(store.look, attempt.names)
+    info = infos[0] if infos else None
     if info is None or info.holder is None:
         return Busy(now, 0.0, None, "")
     return Busy(now, 0.0, info.remaining, info.holder.token)
@@ -307,8 +309,8 @@ def _renewal(sent: float, left: float | BaseException) -> tuple[Renewal, float |
     return (Renewal.RENEWED, sent + left - caution(left)) if left else (Renewal.LOST, 0.0)
 
 
-async def look(store: LockStore, names: Names) -> LockInfo | None:
-    """One lock as it is now; `None` if nobody has it. Raises `LockUnavailable`."""
+async def look(store: LockStore, names: Names) -> list[LockInfo]:
+    """Who has one lock now, of several who ends first before the others. Raises `LockUnavailable`."""
     return await once_more(store.look, names)
 
 
@@ -338,6 +340,7 @@ def _unavailable(trouble: ServerTrouble) -> LockUnavailable:
     return LockUnavailable(f"Redis gave no answer: {str(trouble.error) or 'it kept silent'}")
 
 
-async def clear(store: LockStore, key: str, token: str) -> bool:
-    """Take a lock from the holder that has this token, and hand it on; `False` if that one has it no more."""
-    return await once_more(store.release, Attempt(store.names(key), token.encode("utf-8", "surrogateescape"), 0, 0))
+async def clear(store: LockStore, key: str, token: str, *, slot: bool) -> bool:
+    """Take a lock, or a slot, from the holder that has this token, and hand it on; `False` if it has it no more."""
+    names = store.names(key).with_slots(ANY_SLOTS if slot else None)
+    return await once_more(store.release, Attempt(names, encode(token), 0, 0))

@@ -70,7 +70,7 @@ async def take(
     until = inf if terms.wait is None else began + terms.wait
     by = encode(new_token())
     place: Place | None = None
-    came_at = 0.0
+    came_at: float | None = None
     try:
         place = await once_more(rates.book, names, terms.rate, terms.cost, terms.wait, by)
         if place.number:
@@ -86,33 +86,35 @@ async def take(
         raise
     if not place.number:
         raise RetryLater(min(place.left, _LONGEST))
-    return Taken(rates.now() - began, place.server_time + (came_at - place.received))
+    return Taken(rates.now() - began, came_at)
 
 
 async def _until_it_has_come(
     rates: RateStore, sleepers: Sleepers, names: RateNames, place: Place, until: float
 ) -> float:
-    """Sleep, and hear of it if the place is moved meanwhile. When it has come, local monotonic seconds."""
-    at = place.received + place.left
+    """Sleep, and hear of it if the place is moved meanwhile. When it came, by the server's clock."""
+    at, server_time = place.received + place.left, place.at
     if place.left <= 0:
-        return at
+        return server_time
     sleeper = sleepers.join(place.moved, at)
     try:
         while True:
             now = rates.now()
             if sleeper.has_news or (at <= now and not sleeper.is_covered):
                 sleeper.saw_to_it()
+                moved_to: float | None = None
                 try:
-                    left = await once_more(rates.place, names, place.number)
+                    left, moved_to = await once_more(rates.place, names, place.number)
                 except LockUnavailable:
                     left = max(0.0, at - now)  # it was ours when we were last told
+                server_time = moved_to or server_time
                 at = sleeper.until = rates.now() + left
                 if at > until:
                     raise RetryLater(min(left, _LONGEST))
                 if left <= 0:
-                    return at
+                    return server_time
             elif at <= now:
-                return at
+                return server_time
             elif sleeper.begin_to_listen(now + _LISTENS_FROM):
                 await _listen(rates, sleepers, sleeper, names, at)
             else:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import re
 from binascii import crc_hqx
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+
+from .lua import OF_LOCK, OF_SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from .lua import Scripts
 
 _SLOTS = 16384
 DONE = "<done>"
@@ -29,8 +33,32 @@ _RESERVED = (
 _OPEN_BRACE = "LOCKSMITH['PREFIX'] {!r} has an open brace; a cluster needs it closed or left out"
 _LONGEST = 200
 """Bytes of a flight's name. A longer one (the keys of caches may be long) is replaced by its digest."""
+_VARIANTS = 8
+"""Ways to use one key that are remembered: it should be one."""
 TOO_LONG = 1000
 """Characters of a key whose names are not remembered: with a thousand such, a process would be full of them."""
+
+
+class Slots(NamedTuple):
+    """How many may hold a lock at one time; and what the slots are called, if they have names."""
+
+    most: int
+    names: tuple[str, ...] = ()
+    listed: bytes = b""
+    """The names as Redis has them."""
+
+    @property
+    def number(self) -> float:
+        """As Redis has it: with a half for those that have names."""
+        return self.most + 0.5 if self.names else self.most
+
+    def name_of(self, number: int) -> str:
+        """The name of the slot with this number, from 1; none for 0."""
+        return self.names[number - 1] if number else ""
+
+
+ANY_SLOTS = Slots(0)
+"""However many there are: to look at them, or to take one away."""
 
 
 class Keyring(Protocol):
@@ -52,6 +80,14 @@ class Keyring(Protocol):
     def heads(self) -> dict[object, bytes]:
         """What the store has packed for it."""
 
+    @property
+    def scripts(self) -> Scripts:
+        """What it is moved by."""
+
+    @property
+    def companions(self) -> tuple[bytes, ...]:
+        """Keys that a renewal is to keep, too."""
+
 
 @dataclass(frozen=True, eq=False)
 class Names:
@@ -63,14 +99,36 @@ class Names:
     baton: bytes
     index: bytes
     own_index: bool = False
+    slots: Slots | None = None
+    scripts: Scripts = OF_LOCK
     heads: dict[object, bytes] = field(default_factory=dict, repr=False)
     """What the store has packed for these names."""
+    _variants: dict[Slots, Names] = field(default_factory=dict, repr=False)
 
     @property
     def keys(self) -> tuple[bytes, ...]:
         """What the scripts get as KEYS, in this order."""
         four = (self.lock, self.queue, self.baton, self.index)
         return (*four, self.index) if self.own_index else four
+
+    @property
+    def companions(self) -> tuple[bytes, ...]:
+        """In a cluster, its last fence, which is to outlive it."""
+        return (self.index,) if self.own_index else ()
+
+    def with_slots(self, slots: Slots | None) -> Names:
+        """The same of a lock that so many may hold; `None`: one."""
+        if slots == self.slots:
+            return self
+        try:
+            return self._variants[slots]  # type: ignore[index]  # None is none of them
+        except KeyError:
+            if len(self._variants) >= _VARIANTS:
+                self._variants.clear()
+            made = replace(self, slots=slots, scripts=OF_SLOTS if slots else OF_LOCK, heads={}, _variants={})
+            if slots is not None:
+                self._variants[slots] = made
+            return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +141,8 @@ class FlightNames:
     pause: bytes
     settle: bytes
     heads: dict[object, bytes] = field(default_factory=dict, repr=False)
+    scripts: ClassVar[Scripts] = OF_LOCK  # its right to lead is renewed as a lock is
+    companions: ClassVar[tuple[bytes, ...]] = ()
 
     @property
     def keys(self) -> tuple[bytes, ...]:
@@ -100,6 +160,8 @@ class RateNames:
     news: bytes
     index: bytes | None
     heads: dict[object, bytes] = field(default_factory=dict, repr=False)
+    scripts: ClassVar[Scripts] = OF_LOCK
+    companions: ClassVar[tuple[bytes, ...]] = ()
 
     @property
     def keys(self) -> tuple[bytes, ...]:

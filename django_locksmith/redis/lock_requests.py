@@ -6,7 +6,6 @@ from functools import lru_cache
 from math import ceil
 from typing import TYPE_CHECKING
 
-from .lua import ACQUIRE, TRY
 from .packing import bulk, head
 
 if TYPE_CHECKING:
@@ -28,14 +27,16 @@ _MODES: dict[Mode, bytes] = {mode: bulk(mode.encode()) for mode in ("try", "agai
 def acquire(attempt: Attempt, wait: float, mode: Mode, valid: int, *, full: bool = False) -> bytes:
     """The script that acquires. `valid`: until when, by the server's clock, in µs."""
     attempt.packed = token = bulk(attempt.token)
-    short = mode == "try" and wait >= LONG_WAIT
+    names, slots = attempt.names, attempt.names.slots
+    short = mode == "try" and wait >= LONG_WAIT and slots is None
     # The time has 16 digits from 2001 to 2286.
     packed = b"%b%b%b$16\r\n%016d\r\n" % (
-        head(TRY if short else ACQUIRE, attempt.names, full),
+        head(names.scripts.try_ if short else names.scripts.acquire, names, full),
         token,
         _lease_ms(attempt.lease),
         valid,
     )
     if short:
         return packed
-    return packed + (_LONG_WAIT_MS if wait >= LONG_WAIT else bulk(b"%d" % ceil(wait * 1000))) + _MODES[mode]
+    packed += (_LONG_WAIT_MS if wait >= LONG_WAIT else bulk(b"%d" % ceil(wait * 1000))) + _MODES[mode]
+    return packed if slots is None else packed + bulk(b"%d" % slots.most) + bulk(slots.listed)

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from ..exceptions import LockUnavailable, ServerTrouble
+from ..exceptions import LockUnavailable, ServerTrouble, SlotsDiffer
 from ..tokens import looks_like_a_token
 from . import lock_requests
 from .key_names import decode
 from .look_store import LookStore
-from .lua import ABANDON, EXTEND, RELEASE, RELEASE_ALONE
 from .messages import Answer, Busy, Granted, Mode, NoReply, Refused
 from .node import TIME
 from .packing import bulk, head, pack, request
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 _REPLICAS_WITHIN = 1.0
 """Seconds that the replicas have to confirm a grant."""
 TOO_LATE = -2
+_OTHER_SLOTS = -3
 LONGEST_BLOCK = 10.0**8
 """Seconds; three years are without limit, and Redis takes no more than some 300,000 of them."""
 _KEEP_INDEX_MS = 600_000
@@ -77,11 +77,11 @@ class LockStore(LookStore):
         try:
             reply = await self._call(lock, lock_requests.acquire(attempt, wait, mode, valid), attempt)
         except NoScriptError:
-            await self.load(lock, RELEASE)  # a release may be its last word, too
+            await self.load(lock, attempt.names.scripts.release)  # a release may be its last word, too
             valid = await self.valid_until(node, lock)
             sent = self.now()
             reply = await self._call(lock, lock_requests.acquire(attempt, wait, mode, valid, full=True), attempt)
-        return self.answer(node, reply, sent)
+        return self.answer(attempt, node, reply, sent)
 
     def try_now(self, attempt: Attempt, sent: float) -> Answer | None:
         """As a first `acquire`, on the spot, for threads. `None`: it takes more than one request, so ask by that."""
@@ -94,7 +94,7 @@ class LockStore(LookStore):
             reply = self._call_now(lock, lock_requests.acquire(attempt, attempt.wait, "try", valid), attempt)
         except NoScriptError:
             return None
-        return self.answer(node, reply, sent)
+        return self.answer(attempt, node, reply, sent)
 
     async def valid_until(self, node: Node, lock: bytes) -> int:
         """By the server's clock, in µs: when we shall have given up waiting for the reply to a request sent now."""
@@ -107,11 +107,14 @@ class LockStore(LookStore):
             assert valid is not None
         return valid
 
-    def answer(self, node: Node, reply: list[Any], sent: float) -> Answer:
+    def answer(self, attempt: Attempt, node: Node, reply: list[Any], sent: float) -> Answer:
         """What a reply of the script that acquires says."""
         if reply[0] < 0:
             if reply[0] == TOO_LATE:
                 raise too_late(node)
+            if reply[0] == _OTHER_SLOTS:
+                wanted = attempt.names.slots
+                raise SlotsDiffer(attempt.names.key, wanted.number if wanted else 1, float(reply[1]))
             return Refused()
         server_time = reply[1] / 1e6
         if sent >= node.clock.tells_more_at:
@@ -119,6 +122,8 @@ class LockStore(LookStore):
         if reply[0] == 1:
             if self._sweeps and reply[1] % _SWEEP_EVERY == 0:
                 self.give_back_later(partial(LockStore.sweep, prefix=self.prefix), _SWEEP_WITHIN)
+            if attempt.names.slots is not None:
+                attempt.slot = attempt.names.slots.name_of(reply.pop())
             return Granted(reply[-1], sent, server_time)
         holder = decode(reply[3])
         left = reply[2] / 1000 if reply[2] >= 0 else None
@@ -137,7 +142,7 @@ class LockStore(LookStore):
             except NoScriptError:
                 await connection.send(lock_requests.acquire(attempt, wait, mode, valid, full=True))
                 reply = await connection.read()
-            answer = self.answer(node, reply, sent)
+            answer = self.answer(attempt, node, reply, sent)
             if isinstance(answer, Granted):
                 await self.confirm(connection, attempt.names)
             return answer
@@ -197,19 +202,20 @@ class LockStore(LookStore):
         names = attempt.names
         token = attempt.packed or bulk(attempt.token)
         try:
-            return bool(await self._call(names.lock, head(RELEASE, names) + token))
+            return bool(await self._call(names.lock, head(names.scripts.release, names) + token))
         except NoScriptError:
-            return bool(await self.run(RELEASE, names, attempt.token))
+            return bool(await self.run(names.scripts.release, names, attempt.token))
         except ServerTrouble as trouble:
             if not is_moving(trouble.error):
                 raise
-            return bool(await self.run(RELEASE_ALONE, names, attempt.token))
+            return bool(await self.run(names.scripts.release_alone, names, attempt.token))
 
     def release_now(self, attempt: Attempt) -> bool | None:
         """As `release`, on the spot, for threads. `None`: it takes more than one request, so do it by that."""
         names = attempt.names
         try:
-            return bool(self._call_now(names.lock, head(RELEASE, names) + (attempt.packed or bulk(attempt.token))))
+            token = attempt.packed or bulk(attempt.token)
+            return bool(self._call_now(names.lock, head(names.scripts.release, names) + token))
         except NoScriptError:
             return None
 
@@ -219,7 +225,7 @@ class LockStore(LookStore):
 
     async def abandon(self, attempt: Attempt) -> None:
         """Leave no trace of a token, whatever became of it: give the lock back, leave the queue, pass the baton on."""
-        await self.run(ABANDON, attempt.names, attempt.token, b"1")
+        await self.run(attempt.names.scripts.abandon, attempt.names, attempt.token, b"1")
 
     async def extend(self, attempt: Attempt, ms: int, mode: Literal["add", "set"]) -> tuple[float, float]:
         """Change the lease; when this was asked, and how many seconds are left from then (0: the lock is lost)."""
@@ -227,7 +233,7 @@ class LockStore(LookStore):
         node = self.transport.node_for(names.lock)
         valid = await self.valid_until(node, names.lock)
         sent = self.now()
-        left = await self.run(EXTEND, names, attempt.token, b"%d" % ms, b"%d" % valid, mode.encode())
+        left = await self.run(names.scripts.extend, names, attempt.token, b"%d" % ms, b"%d" % valid, mode.encode())
         if left == TOO_LATE:
             raise too_late(node)
         return sent, left / 1000
@@ -241,18 +247,20 @@ class LockStore(LookStore):
         """
         valid = await self.valid_until(node, leases[0][0].names.lock)
         sent = self.now()
-        requests = [
-            request(EXTEND, attempt.names, attempt.token, b"%d" % ms, b"%d" % valid, b"renew") for attempt, ms in leases
-        ]
-        # What a lock of a cluster has for itself, its last fence, is to outlive it.
-        indexes = {getattr(attempt.names, "index", b""): ms for attempt, ms in leases} if not self._sweeps else {}
-        requests += [pack(b"PEXPIRE", index, b"%d" % (ms + _KEEP_INDEX_MS)) for index, ms in indexes.items() if index]
+
+        def renewal(each: Holding, ms: int, *, full: bool = False) -> bytes:
+            arguments = each.token, b"%d" % ms, b"%d" % valid, b"renew"
+            return request(each.names.scripts.extend, each.names, *arguments, full=full)
+
+        requests = [renewal(*lease) for lease in leases]
+        companions = {key: ms for each, ms in leases for key in each.names.companions}
+        requests += [pack(b"PEXPIRE", key, b"%d" % (ms + _KEEP_INDEX_MS)) for key, ms in companions.items()]
         try:
             left = await self._replies(node, requests)
         except NoScriptError:
-            (attempt, ms), *_ = leases
-            arguments = attempt.token, b"%d" % ms, b"%d" % valid, b"renew"
-            requests[0] = request(EXTEND, attempt.names, *arguments, full=True)  # from then on it is known
+            firsts = {each.names.scripts.extend: at for at, (each, _) in reversed([*enumerate(leases)])}
+            for at in firsts.values():
+                requests[at] = renewal(*leases[at], full=True)  # from then on it is known
             left = await self._replies(node, requests)
         return sent, [too_late(node) if each == TOO_LATE else _seconds(each) for each in left[: len(leases)]]
 
@@ -308,7 +316,7 @@ class BlockedWait:
         except NoScriptError:
             await self._connection.send(lock_requests.acquire(self._attempt, 0, "claim", lock_requests.EVER, full=True))
             reply = await self._connection.read()
-        answer = self._store.answer(self._node, reply, sent)
+        answer = self._store.answer(self._attempt, self._node, reply, sent)
         if self._store.min_replicas and isinstance(answer, Granted):
             await self._store.confirm(self._connection, self._attempt.names)
         self.open = False

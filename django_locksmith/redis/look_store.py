@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError, ResponseError
@@ -10,7 +12,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from ..exceptions import LockUnavailable, ServerTrouble
 from ..records import LockInfo
 from ..tokens import looks_like_a_token, read_holder
-from .key_names import decode, encode, glob_escape, is_lock, not_a_lock
+from .key_names import ANY_SLOTS, decode, encode, glob_escape, is_lock, not_a_lock
 from .lua import FORGET, LOOK, LOOK_ALONE
 from .packing import pack, request
 from .store import Store
@@ -30,25 +32,31 @@ _SAMPLE = 64
 _FEW = 0.25
 """The share of them that may be over: with more, the next ones are looked at, too."""
 _LARGEST_FENCE = 2**53
+_LAST_TIME = 10**14
+"""More than any time in ms, less than any fence: stands in slots.lua, too."""
 
 
 class LookStore(Store):
     """What there is to see of the locks of one prefix."""
 
-    async def look(self, names: Names) -> LockInfo | None:
-        """One lock as it is now, or `None` if nobody has it. `LockUnavailable` where its key holds something else."""
+    async def look(self, names: Names) -> list[LockInfo]:
+        """Who has one lock now. `LockUnavailable` where its key holds something else."""
+        names = names.with_slots(ANY_SLOTS)
         try:
             reply = await self.run(LOOK, names)
         except ServerTrouble as trouble:
             if not is_moving(trouble.error):
                 raise
             reply = await self.run(LOOK_ALONE, names)
-        return _info(names, reply)
+        return _infos(names, reply)
 
     async def keys(self) -> list[str]:
         """The keys of all locks that may be held: what the index says, or, in a cluster, what a scan finds."""
         prefix = self.prefix
-        found = await self.names_in(self.names("").index, encode(glob_escape(prefix)) + b"*", b"string")
+        index, pattern = self.names("").index, encode(glob_escape(prefix)) + b"*"
+        found = await self.names_in(index, pattern, b"string")
+        if self.transport.deployment.cluster:
+            found |= await self.names_in(index, pattern, b"zset")
         # One without a name is the last fence.
         return [decode(name)[len(prefix) :] for name in found if name and is_lock(prefix, name)]
 
@@ -84,7 +92,7 @@ class LookStore(Store):
         prefixed = self.prefix != ""
         groups: dict[Node, list[Names]] = {}
         for names in many:
-            groups.setdefault(self.transport.node_for(names.lock), []).append(names)
+            groups.setdefault(self.transport.node_for(names.lock), []).append(names.with_slots(ANY_SLOTS))
         for node, group in groups.items():
             async with self.connection_to(node) as connection:
                 for start in range(0, len(group), _PAGE):
@@ -96,15 +104,15 @@ class LookStore(Store):
                                 reply = await connection.read()
                             except NoScriptError:
                                 reply = await self.run(LOOK, names)
-                            info = _info(names, reply)
+                            infos = _infos(names, reply)
                         except LockUnavailable as trouble:
                             if not (trouble.__cause__ is None or isinstance(trouble.__cause__, ResponseError)):
                                 raise
                             no_locks.append(trouble)
                             continue
                         # Without a prefix, what we have not granted is anybody's.
-                        if info is not None and (prefixed or reply[-1]):
-                            found.append(info)
+                        if prefixed or reply[-1]:
+                            found += infos
         if no_locks:
             logger.info("%d keys hold no lock, and are not listed; one of them: %s", len(no_locks), no_locks[0])
         return found
@@ -131,27 +139,68 @@ class LookStore(Store):
                 return
 
 
-def _info(names: Names, reply: list[Any]) -> LockInfo | None:
+def _infos(names: Names, reply: list[Any]) -> list[LockInfo]:
+    if isinstance(reply[1], list):
+        return _infos_of_slots(names, *reply)
     now_us, holder, left, waiters, fence = reply
     if left == -2:  # there is no such key
-        return None
+        return []
     token = decode(holder)
     if not (fence or looks_like_a_token(token)):
         raise LockUnavailable(not_a_lock(names.lock, f"its {len(holder)} bytes are no token"))
     by = read_holder(token)
     # The index may still know the fence of a dead holder, when other software has the lock.
     minted = _fence(fence) if by is not None and by.host else None
-    return LockInfo(
-        key=names.key,
-        holder=by,
-        # A fence is the server's clock at the grant, as long as that clock was never set back.
-        held_for=None if minted is None else max(0.0, (now_us - minted) / 1e6),
-        remaining=left / 1000 if left >= 0 else None,
-        fence=minted,
-        waiters=waiters,
-    )
+    return [
+        LockInfo(
+            key=names.key,
+            holder=by,
+            held_for=_age(minted, now_us),
+            remaining=left / 1000 if left >= 0 else None,
+            fence=minted,
+            waiters=waiters,
+        )
+    ]
 
 
-def _fence(score: bytes | str) -> int | None:
-    fence = float(score) if score else 0.0
+def _infos_of_slots(names: Names, now_us: int, members: list[Any], number: bytes | str, waiters: int) -> list[LockInfo]:
+    """Each holder, what ends first before the others; then those on their way from one to the next."""
+    now = now_us // 1000
+    scores = {decode(member): float(score) for member, score in zip(members[::2], members[1::2], strict=True)}
+    listed: list[str] = next((_read_names(member) for member, score in scores.items() if not score), [])
+    found = []
+    for token, ends in scores.items():
+        if now + 1 <= abs(ends) < _LAST_TIME:  # not what says how many there are, nor what has ended
+            fence = _fence(scores.get(f"@{token}")) if ends > 0 else None
+            slot = int(ends % 1 * 1024) if ends > 0 else 0
+            info = LockInfo(
+                key=names.key,
+                holder=read_holder(token) if ends > 0 else None,
+                held_for=_age(fence, now_us),
+                remaining=(int(abs(ends)) - now) / 1000,
+                fence=fence,
+                waiters=waiters,
+                slots=int(float(number)),
+                slot=listed[slot - 1] if 0 < slot <= len(listed) else "",
+            )
+            found.append(info)
+    found.sort(key=lambda info: (info.holder is None, info.remaining))
+    return [replace(info, taken=len(found)) for info in found]
+
+
+def _read_names(member: str) -> list[str]:
+    try:
+        names = json.loads(member)
+    except (ValueError, RecursionError):
+        return []
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _age(fence: int | None, now_us: int) -> float | None:
+    # A fence is the server's clock at the grant, as long as that clock was never set back.
+    return None if fence is None else max(0.0, (now_us - fence) / 1e6)
+
+
+def _fence(score: bytes | str | float | None) -> int | None:
+    fence = float(score or 0)
     return int(fence) if 0 < fence < _LARGEST_FENCE else None

@@ -6,7 +6,6 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from .lua import ABANDON
 from .packing import request
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class Attempt:
     The token exists before the first byte is sent: whatever is lost on the way, it can be asked for, or taken back.
     """
 
-    __slots__ = ("lease", "names", "packed", "place", "sent", "token", "wait")
+    __slots__ = ("lease", "names", "packed", "place", "sent", "slot", "token", "wait")
 
     def __init__(self, names: Names, token: bytes, lease: float, wait: float) -> None:
         self.names = names
@@ -38,11 +37,12 @@ class Attempt:
         self.lease = lease
         self.wait = wait
         self.sent = False  # may Redis know the token?
+        self.slot = ""  # which of those that have names was granted
         self.place: Place | None = None
 
     def undo(self) -> bytes:
         """What ends it, whatever became of it. With its text: nobody may be left to hear that it is unknown."""
-        return request(ABANDON, self.names, self.token, b"1", full=True)
+        return request(self.names.scripts.abandon, self.names, self.token, b"1", full=True)
 
 
 class Holding(Protocol):

@@ -26,11 +26,14 @@ _WITHOUT_LIMIT = b"-1"
 
 
 class Place(NamedTuple):
-    """A place in the schedule, `left` seconds after the reply came, whose time that is. `number` 0: it is not ours."""
+    """A place in the schedule, `left` seconds after the reply came. `number` 0: it is not ours.
+
+    `at`: when it comes, by the server's clock.
+    """
 
     received: float
     left: float
-    server_time: float
+    at: float
     number: int
     moved: int
     """The number of the last news that places were moved."""
@@ -59,12 +62,15 @@ class RateStore:
         reply = await self._run(BOOK, names, *arguments, undo=_UndoBooking(names, cost, by))
         booked, now, place, *more = reply
         number, moved = more if booked else (0, 0)
-        return Place(self.now(), max(0, place - now) / 1e6, now / 1e6, number, moved)
+        return Place(self.now(), max(0, place - now) / 1e6, max(place, now) / 1e6, number, moved)
 
-    async def place(self, names: RateNames, number: int) -> float:
-        """How many seconds away the place of this number is now; less than 0 if it has come, 0 if it is forgotten."""
+    async def place(self, names: RateNames, number: int) -> tuple[float, float | None]:
+        """How far away the place of this number is now, and when it comes by the server's clock.
+
+        In seconds; less than 0 if it has come. 0 and `None` if it is forgotten.
+        """
         now, place = await self._store.run(PLACE, names, b"%d" % number)
-        return float(place - now) / 1e6 if place else 0.0
+        return ((place - now) / 1e6, place / 1e6) if place else (0.0, None)
 
     async def unbook(self, names: RateNames, number: int, cost: int, by: bytes) -> None:
         """Give a place back, if it is the last. Not to be repeated: another one may have its number by then.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .. import conf
+from ..redis.key_names import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +21,7 @@ class Rules:
     """How a lock is to be taken and kept. Times in seconds.
 
     `timeout`: the lease. `wait`: longest wait, `None` = without limit, 0 = not at all. `release`: whether a release
-    inside of a database transaction waits for its end.
+    inside of a database transaction waits for its end. `slots`: how many may hold it; `None`: one.
     """
 
     timeout: float
@@ -30,6 +32,12 @@ class Rules:
     on_lost: Literal["raise", "log"] | Callable[[Any], Any] = "raise"
     label: str = ""
     release: Literal["now", "commit"] = "now"
+    slots: Slots | None = None
+
+
+_MOST_SLOTS = 10_000
+_MOST_NAMES = 1000
+"""So many numbers stand in Redis beside the end of a lease, in what a millisecond leaves of a floating-point number."""
 
 
 class Unset:
@@ -54,6 +62,7 @@ class Options(NamedTuple):
     on_lost: Any = "raise"
     label: Any = ""
     release: Any = "now"
+    slots: Any = 1
 
 
 NO_OPTIONS = Options()
@@ -94,7 +103,7 @@ class Defaults:
         if options is NO_OPTIONS:
             return self._base
         rules = self._numbers(*options[:5])
-        if options[5:] == _USUAL_CHOICES:
+        if options[5:] == _USUAL_CHOICES and type(options.slots) is int:  # True is 1, and no number of slots
             return rules
         return _with_choices(rules, options)
 
@@ -139,4 +148,29 @@ def _with_choices(rules: Rules, options: Options) -> Rules:
     label = str.__str__(label)
     if release not in ("now", "commit"):
         raise ValueError(f"release must be 'now' or 'commit', not {release!r}")
-    return replace(rules, on_busy=on_busy, on_lost=on_lost, label=label, release=release)
+    slots = slots_of(options.slots)
+    return replace(rules, on_busy=on_busy, on_lost=on_lost, label=label, release=release, slots=slots)
+
+
+def slots_of(given: Any) -> Slots | None:
+    """How many may hold a lock; `None`: one. Raises `TypeError` or `ValueError` that say what is wrong with it."""
+    if isinstance(given, bool) or not isinstance(given, (int, list, tuple)):
+        raise TypeError(f"slots must be a number, or a list of names, not {given!r}")
+    if isinstance(given, int):
+        if not 1 <= given <= _MOST_SLOTS:
+            raise ValueError(f"slots must be from 1 to {_MOST_SLOTS:,}, not {given!r}")
+        return None if given == 1 else Slots(int(given))
+    for name in given:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"slots must be a list of names that are not empty, not {given!r}")
+    return _named_slots(tuple(map(str.__str__, given)))
+
+
+@lru_cache(maxsize=256)
+def _named_slots(names: tuple[str, ...]) -> Slots:
+    if not 1 <= len(names) <= _MOST_NAMES:
+        raise ValueError(f"slots must be a list of 1 to {_MOST_NAMES:,} names, not of {len(names):,}")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"slots has the name {twice!r} twice")
+    return Slots(len(names), names, json.dumps(names).encode())

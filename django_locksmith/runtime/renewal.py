@@ -127,11 +127,11 @@ class _Server:
 
     def _renew_due(self) -> float:
         if not self._is_dialled and self._node is not None:
-            self._is_dialled = True
             try:
                 run_sync(run_sync(self._store.transport.connection_to(self._node)).keep())
             except (ServerTrouble, LockUnavailable) as trouble:
                 logger.warning("no connection for renewals yet, which will use those of the pool: %s", trouble)
+            self._is_dialled = True
         while True:
             due, nearest = self._look(clock.now())
             if not due:

@@ -58,6 +58,15 @@ class Ours(Contender):
         return locksmith(key)
 
 
+class OurSlot(Contender):
+    """The same, as the only slot of a list: what slots cost beside a lock."""
+
+    name = "ours, a slot"
+
+    def lock(self, key: str) -> Guard:
+        return locksmith(key, slots=["the only one"])
+
+
 class RedisPy(Contender):
     """`redis.lock.Lock`."""
 
@@ -133,7 +142,7 @@ def packed(*words: str) -> bytes:
 
 
 ALL: Final[dict[str, type[Contender]]] = {
-    contender.name: contender for contender in (Ours, RedisPy, DjangoRedis, PythonRedisLock, BareSocket)
+    contender.name: contender for contender in (Ours, OurSlot, RedisPy, DjangoRedis, PythonRedisLock, BareSocket)
 }
 WAITING: Final = (Ours.name, PythonRedisLock.name, RedisPy.name)
 """Those that differ in how they wait; `cache.lock` is redis-py's lock."""

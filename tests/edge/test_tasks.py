@@ -345,6 +345,21 @@ def test_no_skip_of_what_was_begun(queues: Queues, begun: dict[str, Any]) -> Non
     assert trace(queues.app, work, **begun).info.state == "RETRY"
 
 
+def test_slots(queues: Queues, valkey: Deployment) -> None:
+    """A task is skipped where all slots are taken, but not if a run of itself has one: that may be dead."""
+
+    @queues.app.task(shared=False)
+    @lock_task("a", slots=2, on_busy="skip", busy_for=None)
+    def work() -> str:
+        return "done"
+
+    with locksmith("a", slots=2, label=f"{work.name}[held]", timeout=900):
+        assert trace(queues.app, work).retval == "done"
+        with locksmith("a", slots=2):
+            assert isinstance(trace(queues.app, work).retval, Skipped)
+            assert trace(queues.app, work, id="held").info.state == "RETRY"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True], ids=["pool child", "whole worker"])
 def test_skip_loses_no_task(queues: Queues, valkey: Deployment, whole: bool) -> None:

@@ -27,6 +27,14 @@ def hold(pipe: Connection[Any, Any], locksmith: Any, key: str, timeout: float) -
         pipe.send(lease.held)
 
 
+def hold_slot(pipe: Connection[Any, Any], locksmith: Any, key: str, timeout: float) -> None:
+    """Take one of three slots, and have it renewed; say which it is, and then as `hold`."""
+    lease = locksmith(key, timeout=timeout, renew=True, slots=["x", "y", "z"]).acquire()
+    pipe.send(lease.slot)
+    while pipe.recv() == "held?":
+        pipe.send(lease.held)
+
+
 def wait(pipe: Connection[Any, Any], locksmith: Any, key: str, timeout: float) -> None:
     """Wait for the lock until killed."""
     pipe.send("waiting")
@@ -110,7 +118,7 @@ def main(url: str, host: str, port: str, more_settings: str) -> None:
                 pipe = Client((host, int(port)))
                 pipe.send(os.getpid())
                 with suppress(EOFError, ConnectionResetError):
-                    here = {"hold": hold, "wait": wait, "compute": compute}
+                    here = {"hold": hold, "hold_slot": hold_slot, "wait": wait, "compute": compute}
                     (here.get(work) or import_string(work))(pipe, locksmith, key, timeout)
                 os._exit(0)
 

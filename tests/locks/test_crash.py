@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from django_locksmith import Locksmith
 from tests.flights.test_flights import Crowd, outcomes
 from tests.helpers.callers import in_thread
 from tests.helpers.children import Nursery
@@ -18,7 +19,6 @@ from tests.helpers.servers import poll, stopwatch, watching_the_machine
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from django_locksmith import Locksmith
     from tests.helpers.callers import Caller
     from tests.helpers.deployments import Deployment
 
@@ -125,6 +125,29 @@ def test_stopped_holder(valkey: Deployment, nursery: Nursery, service: Locksmith
     holder.kill()
     assert following.held
     following.release()
+
+
+def test_slots_of_the_killed(valkey: Deployment, nursery: Nursery, service: Locksmith, caller: Caller) -> None:
+    """Of slots, that of a holder that is killed, or stopped, is another one's when its lease is over; the rest stay."""
+    killed, stopped, lives = (nursery.child("hold_slot", "a", 1.5) for _ in range(3))
+    slots = [child.says() for child in (killed, stopped, lives)]
+    assert sorted(slots) == ["x", "y", "z"]
+    waiters = [caller.start_acquire(Locksmith()("a", slots=["x", "y", "z"])) for _ in range(3)]
+    poll(lambda: valkey.blocked() == 3)
+    stopped.signal(signal.SIGSTOP)
+    killed.kill()
+    done = poll(lambda: found if len(found := [each for each in waiters if each.done()]) == 2 else None)
+    assert sorted(each.result().slot for each in done) == sorted(slots[:2])
+    for child, held in ((stopped, False), (lives, True)):
+        child.pipe.send("held?")
+        child.signal(signal.SIGCONT)
+        assert child.says() is held
+    assert sum(each.done() for each in waiters) == 2
+    stopped.kill(), lives.kill()
+    last = next(each for each in waiters if each not in done)
+    assert last.result(30).slot == slots[2]
+    for each in waiters:
+        assert caller.release(each.result())
 
 
 def test_killed_while_it_computes(valkey: Deployment, nursery: Nursery, caller: Caller) -> None:

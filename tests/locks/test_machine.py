@@ -16,8 +16,9 @@ from django_locksmith import forks, tokens
 from django_locksmith.policy.sync_bridge import run_sync
 from django_locksmith.redis import lock_requests
 from django_locksmith.redis.connections import open_deployment
+from django_locksmith.redis.key_names import Slots
 from django_locksmith.redis.lock_store import LockStore
-from django_locksmith.redis.lua import ABANDON, ACQUIRE, EXTEND, RELEASE, TRY
+from django_locksmith.redis.lua import OF_LOCK, OF_SLOTS
 from django_locksmith.redis.messages import Attempt, Busy, Granted, Refused
 from django_locksmith.redis.packing import request
 from django_locksmith.redis.sync_transport import SyncTransport
@@ -78,11 +79,14 @@ class Protocol(RuleBasedStateMachine):
 
     store: LockStore
     client: Any
+    slots: Slots | None
+    """How many may hold it; `None`: one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.client.flushall()
-        self.names = self.store.names("a")
+        self.names = self.store.names("a").with_slots(self.slots)
+        self.most = self.slots.most if self.slots else 1
         self.processes = [Image(1), Image(2)]
         self.made: set[bytes] = set()
         self.given_up: list[Attempt] = []
@@ -91,6 +95,7 @@ class Protocol(RuleBasedStateMachine):
         self.attempts = [self._new_attempt(number) for number in range(CLIENTS)]
         self.state = ["idle"] * CLIENTS
         self.fences = [0]
+        self.slot_of = [""] * CLIENTS
 
     def _new_attempt(self, number: int) -> Attempt:
         """The next one of a client; every other client is in the second process."""
@@ -105,11 +110,19 @@ class Protocol(RuleBasedStateMachine):
     def _take(self, number: int, answer: Any) -> None:
         """A client got an answer."""
         if isinstance(answer, Granted):
-            assert "holding" not in self.state[:number] + self.state[number + 1 :], "two holders"
+            others = [each for each in self._holding() if each != number]
+            assert len(others) < self.most, "too many holders"
+            slot = self.attempts[number].slot
+            assert not slot or slot not in [self.attempts[each].slot for each in others], "one slot for two"
             if self.state[number] != "holding":
                 assert answer.fence > self.fences[-1], "a fence that does not grow"
+                self.slot_of[number] = slot
+            assert slot == self.slot_of[number], "another slot than before"
             self.fences.append(answer.fence)
             self.state[number] = "holding"
+
+    def _holding(self) -> list[int]:
+        return [number for number in range(CLIENTS) if self.state[number] == "holding"]
 
     def _ask(self, number: int, wait: float, mode: Any) -> Any:
         answer = run_sync(self.store.acquire(self.attempts[number], wait, mode))
@@ -118,9 +131,33 @@ class Protocol(RuleBasedStateMachine):
         self._take(number, answer)
         return answer
 
-    def _lock(self) -> str | None:
-        value: str | None = self.client.get("__locksmith:a")
-        return value
+    # ---- what Redis knows
+
+    def _members(self) -> dict[str, float]:
+        return dict(self.client.zrange("__locksmith:a", 0, -1, withscores=True))
+
+    def _holders(self) -> set[str]:
+        """The tokens of all whose leases have not ended."""
+        if self.slots is None:
+            return {self.client.get("__locksmith:a")} - {None, HANDED_OVER}
+        return {token for token, ends in self._members().items() if self._server_us() // 1000 + 1 <= ends < 1e14}
+
+    def _handed(self) -> list[str]:
+        """What stands there for those who are to have it next."""
+        if self.slots is None:
+            return [HANDED_OVER] if self.client.get("__locksmith:a") == HANDED_OVER else []
+        now = self._server_us() // 1000
+        return [mark for mark, ends in self._members().items() if ends < -now]
+
+    def _owners(self) -> tuple[set[str], int]:
+        return self._holders(), len(self._handed())
+
+    def _end(self, token: str) -> None:
+        """The time of a holder, or of one that it is handed over to, runs out."""
+        if self.slots is None:
+            self.client.delete("__locksmith:a")
+        elif (ends := self._members().get(token)) is not None:
+            self.client.zadd("__locksmith:a", {token: (self._server_us() // 1000 - 1) * (1 if ends > 0 else -1)})
 
     # ---- what clients do
 
@@ -143,9 +180,9 @@ class Protocol(RuleBasedStateMachine):
     def look_on_the_side(self, number: int) -> None:
         """A waiter's probe takes a lock that is gone, and never one that is handed to another."""
         if self.state[number] == "queued":
-            handed = self._lock() == HANDED_OVER
+            full = len(self._holders()) + len(self._handed()) >= self.most
             answer = self._ask(number, 5.0, "probe")
-            assert not (handed and isinstance(answer, Granted))
+            assert not (full and isinstance(answer, Granted))
             # Refused, after a restart that has forgotten it, it asks again.
             assert not isinstance(answer, Refused) or number in self.forgotten
             if isinstance(answer, Refused):
@@ -169,22 +206,22 @@ class Protocol(RuleBasedStateMachine):
     @rule(number=clients)
     def release(self, number: int) -> None:
         """The holder releases; anybody else's release frees nothing."""
-        before = self._lock()
+        before = self._owners()
         freed = run_sync(self.store.release(self.attempts[number]))
         assert freed == (self.state[number] == "holding")
         if freed:
             self.state[number] = "idle"
             self.attempts[number] = self._new_attempt(number)
         else:
-            assert self._lock() == before
+            assert self._owners() == before
 
     @rule(number=clients)
     def abandon(self, number: int) -> None:
         """A client gives up, in whatever state it is; nobody else's lock is freed by it."""
-        before = self._lock()
+        before = self._owners()
         run_sync(self.store.abandon(self.attempts[number]))
-        if self.state[number] != "holding" and before != HANDED_OVER:
-            assert self._lock() == before
+        if self.state[number] != "holding" and not before[1]:
+            assert self._owners() == before
         self.given_up.append(self.attempts[number])
         self.state[number] = "idle"
         self.attempts[number] = self._new_attempt(number)
@@ -193,12 +230,12 @@ class Protocol(RuleBasedStateMachine):
     def late_messages(self, number: int) -> None:
         """What a client sent before it gave up arrives afterwards, and its connection has swallowed the baton."""
         late = Attempt(self.names, b"gone", 60.0, 5.0)
-        before = self._lock()
+        before = self._owners()
         self.client.lpop("__locksmith:<baton>a")
         assert isinstance(run_sync(self.store.acquire(late, 0.0, "claim")), Refused)
         assert isinstance(run_sync(self.store.acquire(late, 5.0, "probe")), Refused)
-        if before != HANDED_OVER:
-            assert self._lock() == before
+        if not before[1]:
+            assert self._owners() == before
 
     @rule(number=clients, mode=st.sampled_from(["try", "again", "probe"]), wait=st.sampled_from([0.0, 5.0]))
     def late_request(self, number: int, mode: Any, wait: float) -> None:
@@ -207,7 +244,15 @@ class Protocol(RuleBasedStateMachine):
         before = self._everything()
         late = lock_requests.acquire(attempt, wait, mode, self._server_us() - 1, full=True)
         assert run_sync(self.store.transport.call(self.names.lock, late)) == [-2]
-        extension = request(EXTEND, self.names, attempt.token, b"1", b"%d" % (self._server_us() - 1), b"set", full=True)
+        extension = request(
+            self.names.scripts.extend,
+            self.names,
+            attempt.token,
+            b"1",
+            b"%d" % (self._server_us() - 1),
+            b"set",
+            full=True,
+        )
         assert run_sync(self.store.transport.call(self.names.lock, extension)) == -2
         assert self._everything() == before
 
@@ -216,12 +261,12 @@ class Protocol(RuleBasedStateMachine):
     def late_request_and_its_undo(self, mode: Any, wait: float) -> None:
         """What a client had sent when it was interrupted arrives, and the undo behind it: nobody notices."""
         attempt = self.given_up.pop()
-        before = self._lock()
+        before = self._owners()
         late = lock_requests.acquire(attempt, wait, mode, self._server_us() - 1, full=True)
         assert run_sync(self.store.transport.call(self.names.lock, late)) == [-2]
         run_sync(self.store.abandon(attempt))
-        if before != HANDED_OVER:
-            assert self._lock() == before
+        if not before[1]:
+            assert self._owners() == before
 
     @rule()
     def fork_in_c(self) -> None:
@@ -231,24 +276,24 @@ class Protocol(RuleBasedStateMachine):
     @precondition(lambda self: "holding" in self.state)
     @rule()
     def restart(self) -> None:
-        """The server restarts without its data and scripts; nobody tells its clients, of whom one holds the lock."""
-        number = self.state.index("holding")
+        """The server restarts without its data and scripts; nobody tells its clients, some of whom hold the lock."""
         self.client.flushall()
         self.client.script_flush()
-        self.stale.append(self.attempts[number])
         self.forgotten = {each for each in range(CLIENTS) if self.state[each] in ("queued", "woken")}
-        self.state[number] = "idle"
-        self.attempts[number] = self._new_attempt(number)
+        for number in self._holding():
+            self.stale.append(self.attempts[number])
+            self.state[number] = "idle"
+            self.attempts[number] = self._new_attempt(number)
 
     @precondition(lambda self: self.stale)
     @rule()
     def holder_of_before(self) -> None:
         """Who held the lock before a restart hears that it is lost, and takes it from nobody."""
         attempt = self.stale.pop()
-        before = self._lock()
+        before = self._owners()
         assert run_sync(self.store.extend(attempt, 60_000, "set"))[1] == 0
         assert run_sync(self.store.release(attempt)) is False
-        assert self._lock() == before
+        assert self._owners() == before
 
     def _server_us(self) -> int:
         seconds, micros = self.client.time()
@@ -256,7 +301,7 @@ class Protocol(RuleBasedStateMachine):
 
     def _everything(self) -> dict[str, Any]:
         """All that stands in Redis."""
-        readers = {"string": "get", "zset": "zscan", "list": "llen"}
+        readers = {"string": "get", "zset": "zscan", "list": "llen", "hash": "hgetall"}
         return {key: getattr(self.client, readers[self.client.type(key)])(key) for key in self.client.keys("*")}
 
     @rule(number=clients)
@@ -279,8 +324,11 @@ class Protocol(RuleBasedStateMachine):
     @rule(number=clients)
     def die(self, number: int) -> None:
         """A client is killed: a holder's lock stays until its lease ends, a waiter's place until it counts as dead."""
-        if self.state[number] in ("woken", "holding"):
-            self.client.delete("__locksmith:a")  # the lease, or the time to claim, runs out
+        if self.state[number] == "holding":
+            self._end(self.attempts[number].token.decode())
+        elif self.state[number] == "woken":
+            for mark in self._handed()[:1]:  # the time to claim it runs out
+                self._end(mark)
         elif self.state[number] == "queued":
             self.client.zrem("__locksmith:<queue>a", self.attempts[number].token)
         self.state[number] = "idle"
@@ -291,7 +339,7 @@ class Protocol(RuleBasedStateMachine):
     def lease_ends(self) -> None:
         """The holder's lease ends under it."""
         number = self.state.index("holding")
-        self.client.delete("__locksmith:a")
+        self._end(self.attempts[number].token.decode())
         self.state[number] = "idle"
         self.attempts[number] = self._new_attempt(number)
 
@@ -307,17 +355,14 @@ class Protocol(RuleBasedStateMachine):
     @invariant()
     def redis_knows_the_holder(self) -> None:
         """Who believes to hold the lock is who Redis says holds it."""
-        holding = [
-            ask.token.decode() for ask, state in zip(self.attempts, self.state, strict=True) if state == "holding"
-        ]
-        lock = self._lock()
-        assert holding == ([lock] if lock and lock != HANDED_OVER else [])
+        assert {self.attempts[number].token.decode() for number in self._holding()} == self._holders()
+        assert len(self._holders()) + len(self._handed()) <= self.most
 
     @invariant()
     def nobody_waits_for_nothing(self) -> None:
-        """A lock that is handed over has a baton on its way: lying there, or with a waiter that was woken."""
-        if self._lock() == HANDED_OVER and "queued" in self.state:
-            assert self.client.exists("__locksmith:<baton>a") or "woken" in self.state
+        """What is handed over has a baton on its way: lying there, or with a waiter that was woken."""
+        on_their_way = self.client.llen("__locksmith:<baton>a") + self.state.count("woken")
+        assert min(len(self._handed()), self.state.count("queued")) <= on_their_way
 
     @invariant()
     def everything_expires(self) -> None:
@@ -337,7 +382,8 @@ class Protocol(RuleBasedStateMachine):
 @pytest.fixture
 def unhurried() -> Iterator[None]:
     """A woken waiter has a minute to claim the lock, not a second, for which a busy machine may stand still."""
-    before = {script: (script.text, script.digest) for script in (ACQUIRE, TRY, ABANDON, RELEASE)}
+    scripts = {*OF_LOCK[:4], *OF_SLOTS[:4]}  # those that acquire and release
+    before = {script: (script.text, script.digest) for script in scripts}
     for script, (text, _) in before.items():
         assert b"CLAIM_WITHIN_MS = 1000\n" in text
         slow = text.replace(b"CLAIM_WITHIN_MS = 1000\n", b"CLAIM_WITHIN_MS = %d\n" % CLAIM_WITHIN_MS)
@@ -349,8 +395,18 @@ def unhurried() -> Iterator[None]:
         object.__setattr__(script, "digest", digest)
 
 
-@pytest.fixture
-def machine(valkey: Deployment, unhurried: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Protocol]]:
+KINDS = {
+    "lock": None,
+    "one of a list": Slots(1, ("x",), b'["x"]'),
+    "two": Slots(2),
+    "three of a list": Slots(3, ("x", "y", "z"), b'["x", "y", "z"]'),
+}
+
+
+@pytest.fixture(params=KINDS)
+def machine(
+    request: pytest.FixtureRequest, valkey: Deployment, unhurried: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[type[Protocol]]:
     monkeypatch.setattr(forks, "_getpid", lambda: Image.running_pid)
     monkeypatch.setattr(forks.state, "hooks", [tokens.process.__init__])  # type: ignore[misc]  # as `tokens` does
     for name, value in {**vars(forks.state)}.items():
@@ -360,11 +416,11 @@ def machine(valkey: Deployment, unhurried: None, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(tokens._thread, "place", tokens._thread.place)
     store = LockStore(SyncTransport(open_deployment(valkey.server.url)), "__locksmith:")
     with valkey.server.client() as client:
-        yield type("Machine", (Protocol,), {"store": store, "client": client})
+        yield type("Machine", (Protocol,), {"store": store, "client": client, "slots": KINDS[request.param]})
 
 
 def test_protocol(machine: Any) -> None:
-    """Never two holders; fences only grow; nobody frees another's lock; nobody waits for nothing; nothing is left."""
+    """Never too many holders; fences grow; nobody frees another's lock, or waits for nothing; nothing is left."""
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
     run_state_machine_as_test(
         machine,

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from django_locksmith import Holder, LockBusy, LockLost, Locksmith
+from django_locksmith.runtime.options import Defaults, Options, Rules, slots_of
 from tests.helpers.servers import is_left, poll, stopwatch
 
 if TYPE_CHECKING:
     from tests.helpers.callers import Caller
     from tests.helpers.deployments import Deployment
+
+
+@pytest.fixture(autouse=True, params=["a lock", "a slot"])
+def _kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots of which there is one promise all that a lock does."""
+    if request.param == "a slot":
+        rules_for = Defaults.rules_for
+
+        def with_one_slot(self: Defaults, options: Options) -> Rules:
+            return replace(rules_for(self, options), slots=slots_of(["the only one"]))
+
+        monkeypatch.setattr(Defaults, "rules_for", with_one_slot)
 
 
 @pytest.fixture(autouse=True)

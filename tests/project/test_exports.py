@@ -28,6 +28,7 @@ def test_all_is_pinned() -> None:
         "RateLimit",
         "RetryLater",
         "Skipped",
+        "SlotsDiffer",
         "StaleFence",
         "WindowInfo",
         "locksmith",

@@ -12,7 +12,7 @@ from django.core.management.base import CommandError
 
 from django_locksmith import LockUnavailable, locksmith
 
-from ...formatting import describe, duration, printable
+from ...formatting import describe, duration, printable, which_slot
 from .. import common
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ class Command(common.Command):
             raise CommandError("Nothing was cleared.")
 
     def _name_the_others(self, locks: list[LockInfo], cleared: list[LockInfo]) -> None:
-        done = {lock.key for lock in cleared}
-        left = [lock for lock in locks if lock.key not in done]
+        left = [lock for lock in locks if lock not in cleared]
         if left:
             names = ", ".join(printable(lock.key) for lock in left)
             raise CommandError(f"Not cleared, because released or in other hands meanwhile: {names}", returncode=3)
@@ -113,10 +112,9 @@ def _check(options: dict[str, Any]) -> None:
 def _find(options: dict[str, Any]) -> list[LockInfo]:
     if options["keys"]:
         try:
-            found = [locksmith.info(key) for key in dict.fromkeys(options["keys"])]
+            locks = [info for key in dict.fromkeys(options["keys"]) for info in locksmith.holders(key)]
         except ValueError as error:
             raise CommandError(str(error), returncode=2) from error
-        locks = [info for info in found if info is not None]
     else:
         locks = locksmith.locks("*" if options["pattern"] is None else options["pattern"])
     token = options["token"]
@@ -131,7 +129,11 @@ def _line(lock: LockInfo) -> str:
     label = f" ({printable(lock.holder.label)})" if lock.holder and lock.holder.label else ""
     age = "" if lock.held_for is None else f" for {duration(lock.held_for)}"
     left = "never ends" if lock.remaining is None else f"{duration(lock.remaining)} left"
-    return f"{printable(lock.key)}  held by {describe(lock)}{label}{age}, {left}, {lock.waiters} waiting"
+    return f"{printable(lock.key)}{_slot(lock)}  held by {describe(lock)}{label}{age}, {left}, {lock.waiters} waiting"
+
+
+def _slot(lock: LockInfo) -> str:
+    return f" ({which_slot(lock)})" if lock.slots else ""
 
 
 def _log(lock: LockInfo) -> None:

@@ -15,7 +15,7 @@ from django_locksmith import LockUnavailable, locksmith
 from django_locksmith.formatting import ORDERS
 
 from .. import common
-from ..lock_table import COLUMNS, LIMIT_COLUMNS, table
+from ..lock_table import LIMIT_COLUMNS, columns_for, table
 
 if TYPE_CHECKING:
     from django.core.management.base import CommandParser
@@ -141,7 +141,7 @@ def _text(locks: list[Any], options: dict[str, Any], width: int | None, indent: 
         return str(len(locks)), ""
     if options["json"]:
         return json.dumps([lock.as_dict() for lock in locks], indent=indent), ""
-    return table(locks, width, LIMIT_COLUMNS if options["limits"] else COLUMNS)
+    return table(locks, width, LIMIT_COLUMNS if options["limits"] else columns_for(locks))
 
 
 def _nothing(options: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.core.management.base import CommandError
 
-from django_locksmith import LockBusy, LockLost, LockUnavailable, RetryLater, locksmith
+from django_locksmith import LockBusy, LockLost, LockUnavailable, RetryLater, SlotsDiffer, locksmith
 
 from ... import clock
 from ...formatting import printable
@@ -80,6 +80,14 @@ class Command(common.Command):
             " LOCKSMITH['RATE_LIMITS']; under the lock, it waits for a place in what is left of --wait",
         )
         parser.add_argument(
+            "--slots",
+            type=_slots,
+            default=1,
+            metavar="N|NAME,NAME,...",
+            help="how many may hold the lock at one time; or the names of these slots, of which the command finds its"
+            " own in LOCKSMITH_SLOT (default: 1)",
+        )
+        parser.add_argument(
             "--timeout",
             type=common.seconds,
             metavar="SECONDS",
@@ -137,6 +145,7 @@ class Command(common.Command):
                 renew=True,
                 on_lost=on_lost,
                 label=options["label"] or _label(command),
+                slots=options["slots"],
                 **times,
             )
             limit = _limit(key, options["rate"])
@@ -161,6 +170,8 @@ class Command(common.Command):
         except LockBusy as busy:
             self._not_now(_explain(busy), options)
             return None
+        except SlotsDiffer as differ:
+            raise CommandError(f"The lock {printable(differ.key)} is {differ}.", returncode=2) from differ
         except RetryLater as later:
             _release_if_held(lock)
             name = printable(limit.name) if limit else ""
@@ -182,6 +193,8 @@ class Command(common.Command):
         self, lease: Lease, command: list[str], wards: list[SupervisedCommand], signals: _Signals, grace: float
     ) -> None:
         environment = {**os.environ, "LOCKSMITH_KEY": lease.key, "LOCKSMITH_FENCE": str(lease.fence)}
+        if lease.slot:
+            environment["LOCKSMITH_SLOT"] = lease.slot
         try:
             supervised = SupervisedCommand(command, environment, lease, min(grace, lease.timeout / 3))
         except BaseException as error:
@@ -311,6 +324,8 @@ def _release_if_held(lock: Lock) -> None:
 def _explain(busy: LockBusy) -> str:
     by = printable(str(busy.holder)) if busy.holder else "somebody"
     left = "" if busy.retry_after is None else f"; unless it renews, its lease ends in {busy.retry_after:.1f} s"
+    if busy.slots > 1:
+        return f"All {busy.slots} slots of {printable(busy.key)} are taken, the next to end by {by}{left}."
     return f"The lock {printable(busy.key)} is held by {by}{left}."
 
 
@@ -344,6 +359,13 @@ def _label(command: list[str]) -> str:
 
 def _wait(text: str) -> float | None:
     return None if text == "forever" else common.seconds(text)
+
+
+def _slots(text: str) -> int | list[str]:
+    try:
+        return int(text)
+    except ValueError:
+        return text.split(",")
 
 
 def _exit_code(text: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from hashlib import sha1
 from importlib.resources import files
+from typing import NamedTuple
 
 ANY = -1
 """As many arguments as a call has."""
@@ -17,8 +18,8 @@ class Script:
     text: bytes
     arguments: int
     keys: int | None = None
-    """How many of the lock's keys it is given, `None` = all: in a slot on its way to another node of a cluster, only
-    scripts of one key run."""
+    """How many of the lock's keys it is given, `None` = all: of a hash slot on its way to another node of a cluster,
+    only scripts of one key run."""
     digest: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -32,14 +33,34 @@ def _read(*names: str, arguments: int, keys: int | None = None) -> Script:
     return Script(b"\n".join(folder.joinpath(f"{name}.lua").read_bytes() for name in names), arguments, keys)
 
 
-ACQUIRE = _read("acquire_free", "baton", "acquire", arguments=5)
+class Scripts(NamedTuple):
+    """By which a lock goes from hand to hand."""
+
+    acquire: Script
+    try_: Script
+    """The same, as it is asked most often: the first request of a caller who would wait for long."""
+    abandon: Script
+    release: Script
+    release_alone: Script
+    """Where the other keys are on another node just now: the waiters find out by themselves."""
+    extend: Script
+
+
+ACQUIRE = _read("grant", "acquire_free", "baton", "acquire", arguments=5)
 TRY = Script(ACQUIRE.text, arguments=3)
-"""The same, as it is asked most often: the first request of a caller who would wait for long."""
 ABANDON = _read("release_unawaited", "baton", "release", arguments=2)
 RELEASE = Script(ABANDON.text, arguments=1)
 RELEASE_ALONE = _read("release_alone", arguments=1, keys=1)
-"""Of a lock whose other keys are on another node just now: its waiters find out by themselves."""
 EXTEND = _read("extend", arguments=4, keys=1)
+OF_LOCK = Scripts(ACQUIRE, TRY, ABANDON, RELEASE, RELEASE_ALONE, EXTEND)
+
+ACQUIRE_SLOT = _read("grant", "baton", "slots", "acquire_slot", arguments=7)
+ABANDON_SLOT = _read("baton", "slots", "release_slot", arguments=2)
+RELEASE_SLOT = Script(ABANDON_SLOT.text, arguments=1)
+RELEASE_SLOT_ALONE = _read("release_slot_alone", arguments=1, keys=1)
+EXTEND_SLOT = _read("extend_slot", arguments=4, keys=1)
+OF_SLOTS = Scripts(ACQUIRE_SLOT, ACQUIRE_SLOT, ABANDON_SLOT, RELEASE_SLOT, RELEASE_SLOT_ALONE, EXTEND_SLOT)
+
 LOOK = _read("look", arguments=0)
 LOOK_ALONE = _read("look_alone", arguments=0, keys=1)
 FORGET = _read("forget", arguments=0)

@@ -5,7 +5,11 @@ local QUEUED_FOR_MS = 10000 -- a waiter not heard of for so long is dead
 local token, lease, wait, mode = ARGV[1], ARGV[2], tonumber(ARGV[4] or QUEUED_FOR_MS), ARGV[5] or 'try'
 local SWEEP_EVERY = 64
 
-local holder = redis.call('GET', lock)
+local holder = redis.pcall('GET', lock)
+if type(holder) == 'table' then -- no lock: slots, or nothing of ours
+  local slots = redis.pcall('ZSCORE', lock, '')
+  return type(slots) == 'string' and {-3, slots} or holder
+end
 local queued = false
 if mode ~= 'try' then
   local alive_until = redis.call('ZSCORE', queue, token)

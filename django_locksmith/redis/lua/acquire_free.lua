@@ -1,4 +1,4 @@
--- Grant the lock if it is free, else stand in its queue: acquire_free.lua, baton.lua and acquire.lua in one.
+-- Grant the lock if it is free, else stand in its queue: grant, acquire_free, baton and acquire.lua in one.
 --
 -- KEYS  1 lock    the holder's token, or HANDED_OVER
 --       2 queue   sorted set: waiter's token -> server ms until which it counts as alive
@@ -17,28 +17,12 @@
 --          {0, server µs, lease left in ms, holder} busy (left: -1 = never expires)
 --          {-1}                                     refused: a waiter that is no longer queued, or counts as dead
 --          {-2}                                     too late
+--          {-3, slots}                              others use its key for so many slots (slots.lua)
 
 local lock, index = KEYS[1], KEYS[4]
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 if now > tonumber(ARGV[3]) then return {-2} end
-
--- The clock inside the fence makes it grow even when the last one was lost (FLUSHALL,
--- failover, eviction); the last one makes it grow even when the clock was set back.
--- All it needs is given to it, or is its own: to refer to what is outside costs as much as a command.
-local function grant(lock, index, own, lease, now)
-  local KEEP_OWN_MS, LARGEST_FENCE = 600000, 2^53 -- from there on, adding one changes nothing
-  local granted = {1, now}
-  if redis.call('ZADD', index, 'GT', 'CH', now, '', now, lock) ~= 2 then
-    -- The last fence is ahead of the clock.
-    local fence = tonumber(redis.call('ZSCORE', index, '')) + 1
-    if fence >= LARGEST_FENCE then fence = now end -- no clock can have said that
-    redis.call('ZADD', index, fence, '', fence, lock)
-    granted[3] = fence
-  end
-  if own then redis.call('PEXPIRE', index, lease + KEEP_OWN_MS) end
-  return granted
-end
 
 -- Most locks are free when they are asked for: their way out stands before all else, for Redis pays for every line.
 if (ARGV[5] or 'try') == 'try' and redis.call('SET', lock, ARGV[1], 'NX', 'PX', ARGV[2]) then

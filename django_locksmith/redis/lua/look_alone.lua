@@ -1,13 +1,14 @@
--- Look at one lock where only its own key is at hand, and change nothing.
+-- Look at one lock, or at all slots of one, where only its own key is at hand, and change nothing.
 --
 -- KEYS  1 lock
--- Returns  as look.lua, without waiters and fence
+-- Returns  as look.lua, without waiters and the fence of a lock
 
+local holder = redis.pcall('GET', KEYS[1])
 local time = redis.call('TIME')
-return {
-  time[1] * 1000000 + time[2],
-  redis.call('GET', KEYS[1]) or '',
-  redis.call('PTTL', KEYS[1]),
-  0,
-  '',
-}
+local now_us = time[1] * 1000000 + time[2]
+if type(holder) == 'table' then -- no lock: slots, or nothing of ours
+  local slots = redis.pcall('ZSCORE', KEYS[1], '')
+  if type(slots) ~= 'string' then return holder end
+  return {now_us, redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES'), slots, 0}
+end
+return {now_us, holder or '', redis.call('PTTL', KEYS[1]), 0, ''}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from . import contended, drain, event_loop, handoff, listing, many_keys, pair, rate_limit, refresh, stampede
+from . import contended, drain, event_loop, handoff, listing, many_keys, pair, rate_limit, refresh, slots, stampede
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,4 +23,5 @@ SCENARIOS: Final[dict[str, Callable[[Stage], Result]]] = {
     "refresh": refresh.run,
     "rate_limit": rate_limit.run,
     "many_keys": many_keys.run,
+    "slots": slots.run,
 }

@@ -35,11 +35,11 @@ def run(stage: Stage) -> Result:
     with Crew(2, stage.url) as crew:
         for _ in range(5):
             for name in WAITING:
-                _sample(crew, name, stage.url)
+                sample(crew, name, stage.url)
         for number in range(rounds):
             for turn in range(samples):
                 for name in rotated(WAITING, turn):
-                    taken[name][number].append(_sample(crew, name, stage.url))
+                    taken[name][number].append(sample(crew, name, stage.url))
     return _result(taken)
 
 
@@ -59,7 +59,7 @@ def _result(taken: dict[str, list[list[float]]]) -> Result:
     return result
 
 
-def _sample(crew: Crew, name: str, url: str) -> float:
+def sample(crew: Crew, name: str, url: str) -> float:
     """One hand-over, milliseconds."""
     for _ in range(20):
         start = time.monotonic() + LEAD

@@ -1,0 +1,103 @@
+-- Grant a slot if one is free, else stand in the queue: grant, baton, slots and acquire_slot.lua in one.
+--
+-- KEYS  as in slots.lua
+-- ARGV  1 to 5 as in acquire_free.lua; none is left out
+--       6 slots   how many there are
+--       7 names   of the slots, as JSON; '' if they have none
+-- Returns  {1, server µs, fence, number of the slot in the list, or 0}   granted
+--          {0, server µs, ms until one may be free, whose that is}        busy
+--          {-1}, {-2}, {-3, slots}                                        as in acquire_free.lua: others mean so many,
+--                                                                         1 = a lock, and a half = another list
+
+local QUEUED_FOR_MS = 10000 -- a waiter not heard of for so long is dead
+local SWEEP_EVERY = 64
+local token, lease, wait, mode = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5]
+local slots, names = tonumber(ARGV[6]), ARGV[7]
+local number_of = names == '' and slots or slots + 0.5
+if now_us > tonumber(ARGV[3]) then return {-2} end
+
+local kept = redis.pcall('ZSCORE', lock, '')
+if type(kept) == 'table' then -- a lock, or nothing of ours
+  return type(redis.pcall('GET', lock)) == 'string' and {-3, '1'} or kept
+end
+if not kept and redis.call('EXISTS', lock) == 1 then return redis.error_reply('WRONGTYPE a sorted set of others') end
+if kept and (tonumber(kept) ~= number_of or names ~= '' and not redis.call('ZSCORE', lock, names)) then
+  forget_ended()
+  if taken() > 0 then
+    redis.call('ZREM', queue, token)
+    return {-3, kept}
+  end
+  redis.call('DEL', lock)
+  kept = false
+end
+
+local ends, queued = false, false
+if mode ~= 'try' then
+  ends = is_held(token)
+  local alive_until = redis.call('ZSCORE', queue, token)
+  -- Who has not been heard of is dead: see acquire.lua.
+  queued = alive_until and (mode ~= 'claim' or tonumber(alive_until) + CLAIM_WITHIN_MS > now)
+  if alive_until and mode == 'claim' then redis.call('ZREM', queue, token) end
+end
+if (mode == 'claim' or mode == 'probe') and not queued and not ends then
+  pass_slots_on()
+  tidy_up()
+  return {-1}
+end
+
+local free = true
+if kept then
+  if taken() >= slots then forget_ended() end
+  free = taken() < slots
+end
+local handed = {}
+local wakes = queued and mode ~= 'probe'                        -- a probe leaves it to the one who was woken
+if not ends and kept and (wakes and (mode == 'claim' or not free)
+    or not free and wait == 0 and redis.call('LLEN', baton) > 0) then -- nobody alive took it
+  handed = redis.call('ZRANGE', lock, HANDED_FROM, HANDED_UNTIL, 'BYSCORE', 'LIMIT', 0, 1)
+end
+
+if not (ends or free or handed[1]) then
+  if wait > 0 then
+    redis.call('ZADD', queue, now + math.min(wait, QUEUED_FOR_MS), token)
+    redis.call('PEXPIRE', queue, QUEUED_FOR_MS)
+    if now_us % SWEEP_EVERY == 0 then redis.call('ZREMRANGEBYSCORE', queue, '-inf', now) end
+  elseif mode ~= 'claim' then
+    redis.call('ZREM', queue, token)
+  end
+  spare_batons()
+  local next_end = redis.call('ZRANGE', lock, FIRST_TIME, LAST_TIME, 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')
+  local left = next_end[1] and math.floor(tonumber(next_end[2])) - now or CLAIM_WITHIN_MS
+  if handed_over() > 0 then left = math.min(left, CLAIM_WITHIN_MS) end
+  return {0, now_us, left, next_end[1] or ''}
+end
+
+if handed[1] then redis.call('ZREM', lock, handed[1]) end
+if not kept then
+  redis.call('ZADD', lock, number_of, '')
+  if names ~= '' then redis.call('ZADD', lock, 0, names) end
+end
+
+-- Which of the list: the one it has, or the first that nobody has.
+local number = 0
+if names ~= '' then
+  if ends then
+    number = (ends % 1) * 1024
+  else
+    local others = redis.call('ZRANGE', lock, FIRST_TIME, LAST_TIME, 'BYSCORE', 'WITHSCORES')
+    local has = {}
+    for i = 2, #others, 2 do has[(tonumber(others[i]) % 1) * 1024] = true end
+    repeat number = number + 1 until not has[number]
+  end
+end
+
+-- An earlier grant whose reply was lost: never shorten what the holder may have been promised.
+local until_ms = math.max(now + lease, ends and math.floor(ends) or 0)
+redis.call('ZADD', lock, until_ms + number / 1024, token)
+if queued and mode ~= 'claim' then redis.call('ZREM', queue, token) end
+spare_batons()
+local granted = grant(lock, index, KEYS[5], lease, now_us)
+local fence = granted[3] or granted[2]
+redis.call('ZADD', lock, fence, '@' .. token)
+outlive(until_ms - now)
+return {1, now_us, fence, number}
