@@ -200,6 +200,7 @@ def _trials(lock: bytes, *, cluster: bool, replicas: bool) -> list[tuple[str, tu
         ("zscore", (b"ZSCORE", lock, b"check")),
         ("zcount", (b"ZCOUNT", lock, b"0", b"1")),
         ("zrange", (b"ZRANGE", lock, b"0", b"0")),
+        ("zpopmin", (b"ZPOPMIN", lock)),
         ("zremrangebyscore", (b"ZREMRANGEBYSCORE", lock, b"0", b"1")),
         ("rpush", (b"RPUSH", lock, b"check")),
         ("blpop", (b"BLPOP", lock, b"0.001")),

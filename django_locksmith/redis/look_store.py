@@ -32,6 +32,8 @@ _SAMPLE = 64
 _FEW = 0.25
 """The share of them that may be over: with more, the next ones are looked at, too."""
 _LARGEST_FENCE = 2**53
+_MOST = 10**9
+"""More than any number of slots, less than any time in ms: stands in slots_kept.lua and slots.lua, too."""
 _LAST_TIME = 10**14
 """More than any time in ms, less than any fence: stands in slots.lua, too."""
 
@@ -163,11 +165,12 @@ def _infos(names: Names, reply: list[Any]) -> list[LockInfo]:
     ]
 
 
-def _infos_of_slots(names: Names, now_us: int, members: list[Any], number: bytes | str, waiters: int) -> list[LockInfo]:
+def _infos_of_slots(names: Names, now_us: int, members: list[Any], waiters: int) -> list[LockInfo]:
     """Each holder, what ends first before the others; then those on their way from one to the next."""
     now = now_us // 1000
     scores = {decode(member): float(score) for member, score in zip(members[::2], members[1::2], strict=True)}
-    listed: list[str] = next((_read_names(member) for member, score in scores.items() if not score), [])
+    listed, number = next((name, score) for name, score in scores.items() if 1 <= score <= _MOST)
+    slots = _read_names(listed)
     found = []
     for token, ends in scores.items():
         if now + 1 <= abs(ends) < _LAST_TIME:  # not what says how many there are, nor what has ended
@@ -180,8 +183,8 @@ def _infos_of_slots(names: Names, now_us: int, members: list[Any], number: bytes
                 remaining=(int(abs(ends)) - now) / 1000,
                 fence=fence,
                 waiters=waiters,
-                slots=int(float(number)),
-                slot=listed[slot - 1] if 0 < slot <= len(listed) else "",
+                slots=int(number),
+                slot=slots[slot - 1] if 0 < slot <= len(slots) else "",
             )
             found.append(info)
     found.sort(key=lambda info: (info.holder is None, info.remaining))

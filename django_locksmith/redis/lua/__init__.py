@@ -46,7 +46,7 @@ class Scripts(NamedTuple):
     extend: Script
 
 
-ACQUIRE = _read("grant", "acquire_free", "baton", "acquire", arguments=5)
+ACQUIRE = _read("grant", "acquire_free", "slots_kept", "baton", "acquire", arguments=5)
 TRY = Script(ACQUIRE.text, arguments=3)
 ABANDON = _read("release_unawaited", "baton", "release", arguments=2)
 RELEASE = Script(ABANDON.text, arguments=1)
@@ -54,15 +54,15 @@ RELEASE_ALONE = _read("release_alone", arguments=1, keys=1)
 EXTEND = _read("extend", arguments=4, keys=1)
 OF_LOCK = Scripts(ACQUIRE, TRY, ABANDON, RELEASE, RELEASE_ALONE, EXTEND)
 
-ACQUIRE_SLOT = _read("grant", "baton", "slots", "acquire_slot", arguments=7)
+ACQUIRE_SLOT = _read("grant", "slots_kept", "baton", "slots", "acquire_slot", arguments=7)
 ABANDON_SLOT = _read("baton", "slots", "release_slot", arguments=2)
 RELEASE_SLOT = Script(ABANDON_SLOT.text, arguments=1)
 RELEASE_SLOT_ALONE = _read("release_slot_alone", arguments=1, keys=1)
 EXTEND_SLOT = _read("extend_slot", arguments=4, keys=1)
 OF_SLOTS = Scripts(ACQUIRE_SLOT, ACQUIRE_SLOT, ABANDON_SLOT, RELEASE_SLOT, RELEASE_SLOT_ALONE, EXTEND_SLOT)
 
-LOOK = _read("look", arguments=0)
-LOOK_ALONE = _read("look_alone", arguments=0, keys=1)
+LOOK = _read("slots_kept", "look", arguments=0)
+LOOK_ALONE = _read("slots_kept", "look_alone", arguments=0, keys=1)
 FORGET = _read("forget", arguments=0)
 
 JOIN = _read("news", "join", arguments=3)

@@ -7,8 +7,8 @@ local SWEEP_EVERY = 64
 
 local holder = redis.pcall('GET', lock)
 if type(holder) == 'table' then -- no lock: slots, or nothing of ours
-  local slots = redis.pcall('ZSCORE', lock, '')
-  return type(slots) == 'string' and {-3, slots} or holder
+  local slots = slots_kept(lock)
+  return slots and {-3, slots} or holder
 end
 local queued = false
 if mode ~= 'try' then

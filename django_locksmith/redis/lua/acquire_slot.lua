@@ -16,12 +16,13 @@ local slots, names = tonumber(ARGV[6]), ARGV[7]
 local number_of = names == '' and slots or slots + 0.5
 if now_us > tonumber(ARGV[3]) then return {-2} end
 
-local kept = redis.pcall('ZSCORE', lock, '')
+local kept = redis.pcall('ZSCORE', lock, names)
 if type(kept) == 'table' then -- a lock, or nothing of ours
   return type(redis.pcall('GET', lock)) == 'string' and {-3, '1'} or kept
 end
-if not kept and redis.call('EXISTS', lock) == 1 then return redis.error_reply('WRONGTYPE a sorted set of others') end
-if kept and (tonumber(kept) ~= number_of or names ~= '' and not redis.call('ZSCORE', lock, names)) then
+if tonumber(kept or 0) ~= number_of and redis.call('EXISTS', lock) == 1 then
+  kept = slots_kept(lock)
+  if not kept then return redis.error_reply('WRONGTYPE a sorted set of others') end
   forget_ended()
   if taken() > 0 then
     redis.call('ZREM', queue, token)
@@ -33,10 +34,10 @@ end
 
 local ends, queued = false, false
 if mode ~= 'try' then
-  ends = is_held(token)
   local alive_until = redis.call('ZSCORE', queue, token)
   -- Who has not been heard of is dead: see acquire.lua.
   queued = alive_until and (mode ~= 'claim' or tonumber(alive_until) + CLAIM_WITHIN_MS > now)
+  ends = not queued and time_to_come(redis.call('ZSCORE', lock, token)) -- who was granted one stands there no more
   if alive_until and mode == 'claim' then redis.call('ZREM', queue, token) end
 end
 if (mode == 'claim' or mode == 'probe') and not queued and not ends then
@@ -45,19 +46,16 @@ if (mode == 'claim' or mode == 'probe') and not queued and not ends then
   return {-1}
 end
 
-local free = true
-if kept then
+-- A claim takes what was handed over, which is meant for it, before what is free; a probe leaves it to who was woken.
+local handed, free = queued and mode == 'claim' and kept and take_handed_over(), not kept
+if kept and not ends and not handed then
   if taken() >= slots then forget_ended() end
   free = taken() < slots
-end
-local handed = {}
-local wakes = queued and mode ~= 'probe'                        -- a probe leaves it to the one who was woken
-if not ends and kept and (wakes and (mode == 'claim' or not free)
-    or not free and wait == 0 and redis.call('LLEN', baton) > 0) then -- nobody alive took it
-  handed = redis.call('ZRANGE', lock, HANDED_FROM, HANDED_UNTIL, 'BYSCORE', 'LIMIT', 0, 1)
+  local nobody_took_it = wait == 0 and redis.call('LLEN', baton) > 0
+  handed = not free and (queued and mode == 'again' or nobody_took_it) and take_handed_over()
 end
 
-if not (ends or free or handed[1]) then
+if not (ends or free or handed) then
   if wait > 0 then
     redis.call('ZADD', queue, now + math.min(wait, QUEUED_FOR_MS), token)
     redis.call('PEXPIRE', queue, QUEUED_FOR_MS)
@@ -70,12 +68,6 @@ if not (ends or free or handed[1]) then
   local left = next_end[1] and math.floor(tonumber(next_end[2])) - now or CLAIM_WITHIN_MS
   if handed_over() > 0 then left = math.min(left, CLAIM_WITHIN_MS) end
   return {0, now_us, left, next_end[1] or ''}
-end
-
-if handed[1] then redis.call('ZREM', lock, handed[1]) end
-if not kept then
-  redis.call('ZADD', lock, number_of, '')
-  if names ~= '' then redis.call('ZADD', lock, 0, names) end
 end
 
 -- Which of the list: the one it has, or the first that nobody has.
@@ -93,11 +85,10 @@ end
 
 -- An earlier grant whose reply was lost: never shorten what the holder may have been promised.
 local until_ms = math.max(now + lease, ends and math.floor(ends) or 0)
-redis.call('ZADD', lock, until_ms + number / 1024, token)
 if queued and mode ~= 'claim' then redis.call('ZREM', queue, token) end
-spare_batons()
+if handed and mode ~= 'claim' then spare_batons() end
 local granted = grant(lock, index, KEYS[5], lease, now_us)
 local fence = granted[3] or granted[2]
-redis.call('ZADD', lock, fence, '@' .. token)
+redis.call('ZADD', lock, number_of, names, until_ms + number / 1024, token, fence, '@' .. token)
 outlive(until_ms - now)
 return {1, now_us, fence, number}

@@ -12,9 +12,8 @@ local function server_ms()
 end
 
 -- Is anybody in the queue who counts as alive? The one who is alive longest answers for all.
-local function awaited(queue)
+local function awaited(queue, now)
   local LONGEST_MS = 20000 -- twice as long as a waiter says that it is alive: who is alive longer is no waiter
-  local now = server_ms()
   local last = redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')
   if #last > 0 and tonumber(last[2]) > now + LONGEST_MS then
     redis.call('ZREMRANGEBYSCORE', queue, now + LONGEST_MS, '+inf')
@@ -32,7 +31,7 @@ end
 -- or that the lock is free where nobody is left to take it.
 local function pass_on(lock, queue, baton, index)
   if redis.call('GET', lock) ~= HANDED_OVER then return end
-  if not awaited(queue) then
+  if not awaited(queue, server_ms()) then
     redis.call('DEL', lock, queue, baton)
     redis.call('ZREM', index, lock)
   elseif redis.call('EXISTS', baton) == 0 then

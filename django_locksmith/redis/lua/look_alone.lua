@@ -7,8 +7,7 @@ local holder = redis.pcall('GET', KEYS[1])
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
 if type(holder) == 'table' then -- no lock: slots, or nothing of ours
-  local slots = redis.pcall('ZSCORE', KEYS[1], '')
-  if type(slots) ~= 'string' then return holder end
-  return {now_us, redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES'), slots, 0}
+  if not slots_kept(KEYS[1]) then return holder end
+  return {now_us, redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES'), 0}
 end
 return {now_us, holder or '', redis.call('PTTL', KEYS[1]), 0, ''}

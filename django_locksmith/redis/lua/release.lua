@@ -7,7 +7,7 @@ if not held then
   if abandoned then pass_on(lock, queue, baton, index) end
   return 0
 end
-if awaited(queue) then
+if awaited(queue, server_ms()) then
   redis.call('SET', lock, HANDED_OVER, 'PX', CLAIM_WITHIN_MS)
   lay_baton(baton)
 else

@@ -6,16 +6,28 @@
 
 local token, abandoned = ARGV[1], ARGV[2] == '1'
 if abandoned then redis.call('ZREM', queue, token) end
-if type(redis.pcall('ZSCORE', lock, '')) ~= 'string' then return 0 end
+local ends = redis.pcall('ZSCORE', lock, token)
+if type(ends) == 'table' then return 0 end -- a lock, or nothing of ours
 
-local held = is_held(token)
-forget(token)
-if held and waiting() > handed_over() then
-  redis.call('ZADD', lock, -(now + CLAIM_WITHIN_MS), HANDED_OVER .. ':' .. token)
-  lay_baton(baton)
-  outlive(CLAIM_WITHIN_MS)
-elseif abandoned and not held then
+ends = time_to_come(ends)
+if abandoned and not ends then
+  forget(token)
   pass_slots_on()
+  tidy_up()
+  return 0
 end
-tidy_up()
-return held and 1 or 0
+if not ends then return 0 end
+
+forget(token)
+if awaited(queue, now) then
+  local many = handed_over()
+  if many == 0 or waiting() > many then
+    redis.call('ZADD', lock, -(now + CLAIM_WITHIN_MS), HANDED_OVER .. ':' .. token)
+    lay_baton(baton)
+    if ends < now + CLAIM_WITHIN_MS then outlive(CLAIM_WITHIN_MS) end
+  end
+elseif redis.call('ZCOUNT', lock, '-inf', LAST_TIME) == 1 then -- nobody else has one
+  redis.call('DEL', lock, queue, baton)
+  redis.call('ZREM', index, lock)
+end
+return 1

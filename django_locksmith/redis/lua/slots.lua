@@ -6,7 +6,7 @@
 --                             @ and the token -> its fence, only to be looked at
 --                             HANDED_OVER and a token -> a time as above, negative: a slot that is handed over, and
 --                             not yet claimed
---                             '' -> how many slots there are, and a half if they have names; the names, as JSON -> 0
+--                             their names, as JSON, or '' -> how many there are, and a half more if they have names
 --       3 baton   as there, one for each slot that is handed over
 
 local lock, queue, baton, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -16,16 +16,27 @@ local now = math.floor(now_us / 1000)
 -- Times in ms lie between these: numbers of slots are less, fences, which are times in µs, more.
 local FIRST_TIME, LAST_TIME = 10^9, 10^14
 local HANDED_FROM = -(now + CLAIM_WITHIN_MS)
-local HANDED_UNTIL = string.format('(%.0f', -now)
 
-local function is_held(token)
-  local ends = tonumber(redis.call('ZSCORE', lock, token) or 0)
+-- When the lease ends whose score this is, if that is to come.
+local function time_to_come(score)
+  local ends = tonumber(score or 0)
   return ends >= now + 1 and ends < LAST_TIME and ends
 end
 
 -- Slots that are handed over, and for whom there is still time to claim them.
 local function handed_over()
-  return redis.call('ZCOUNT', lock, HANDED_FROM, HANDED_UNTIL)
+  return redis.call('ZCOUNT', lock, HANDED_FROM, -now - 1)
+end
+
+-- Take one that is handed over, if there is one: no scores are smaller.
+local function take_handed_over()
+  local first = redis.call('ZPOPMIN', lock)
+  local score = tonumber(first[2] or 0)
+  if score >= 0 then
+    if first[1] then redis.call('ZADD', lock, score, first[1]) end
+    return false
+  end
+  return score >= HANDED_FROM and score < -now or take_handed_over()
 end
 
 local function forget(token)
@@ -41,16 +52,16 @@ end
 
 -- How many are held, or handed over. What has ended counts, until it is forgotten.
 local function taken()
-  return redis.call('ZCOUNT', lock, FIRST_TIME, LAST_TIME) + redis.call('ZCOUNT', lock, '-inf', -FIRST_TIME)
+  return redis.call('ZCOUNT', lock, '-inf', LAST_TIME) - 1 -- what says how many there are is none
 end
 
 local function waiting()
-  if redis.call('EXISTS', queue) == 0 or not awaited(queue) then return 0 end
-  return redis.call('ZCOUNT', queue, string.format('(%.0f', now), '+inf')
+  return awaited(queue, now) and redis.call('ZCOUNT', queue, string.format('(%.0f', now), '+inf') or 0
 end
 
+-- No shorter than any lease; longer, so that not each of many has to say so.
 local function outlive(ms)
-  if redis.call('PTTL', lock) < ms then redis.call('PEXPIRE', lock, ms) end
+  if redis.call('PTTL', lock) < ms then redis.call('PEXPIRE', lock, math.ceil(ms * 1.25)) end
 end
 
 -- Where nobody has one any more, nor is one on its way, nothing is to be left.
@@ -58,16 +69,15 @@ local function tidy_up()
   if redis.call('ZCOUNT', lock, now + 1, LAST_TIME) + handed_over() > 0 then return end
   redis.call('DEL', lock, baton)
   redis.call('ZREM', index, lock)
-  if waiting() == 0 then redis.call('DEL', queue) end
+  if not awaited(queue, now) then redis.call('DEL', queue) end
 end
 
 -- As many batons are to lie there as slots are handed over, and no more.
 local function spare_batons()
-  local many = handed_over()
-  if many == 0 then
-    redis.call('DEL', baton)
-  elseif redis.call('LLEN', baton) > many then
-    redis.call('LTRIM', baton, 0, many - 1)
+  local lying = redis.call('LLEN', baton)
+  local many = lying > 0 and handed_over() or 0
+  if lying > many then
+    if many == 0 then redis.call('DEL', baton) else redis.call('LTRIM', baton, 0, many - 1) end
   end
 end
 
@@ -78,8 +88,7 @@ local function pass_slots_on()
   if many == 0 then return end
   local waiters = waiting()
   while many > waiters do
-    local handed = redis.call('ZRANGE', lock, HANDED_FROM, HANDED_UNTIL, 'BYSCORE', 'LIMIT', 0, 1)
-    redis.call('ZREM', lock, handed[1])
+    take_handed_over()
     many = many - 1
   end
   for _ = redis.call('LLEN', baton) + 1, many do lay_baton(baton) end
