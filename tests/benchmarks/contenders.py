@@ -59,12 +59,17 @@ class Ours(Contender):
 
 
 class OurSlot(Contender):
-    """The same, as the only slot of a list: what slots cost beside a lock."""
+    """The same as one of two slots, of which somebody else has the other: what slots cost beside a lock."""
 
     name = "ours, a slot"
+    _other: Any = None
 
     def lock(self, key: str) -> Guard:
-        return locksmith(key, slots=["the only one"])
+        return locksmith(f"{key}:slots", slots=2)
+
+    def take_the_other(self, key: str) -> None:
+        """Be somebody else, from now on."""
+        self._other = locksmith(f"{key}:slots", slots=2, timeout=3600).acquire()
 
 
 class RedisPy(Contender):

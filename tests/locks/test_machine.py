@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from django_locksmith import forks, tokens
 from django_locksmith.policy.sync_bridge import run_sync
@@ -160,6 +167,12 @@ class Protocol(RuleBasedStateMachine):
             self.client.zadd("__locksmith:a", {token: (self._server_us() // 1000 - 1) * (1 if ends > 0 else -1)})
 
     # ---- what clients do
+
+    @initialize(crowded=st.booleans())
+    def begin(self, crowded: bool) -> None:
+        """All want it at once, or nobody does yet: from a queue more can happen."""
+        for number in range(CLIENTS) if crowded else ():
+            self.try_it(number, 5.0)
 
     @rule(number=clients, wait=st.sampled_from([0.0, 5.0]))
     def try_it(self, number: int, wait: float) -> None:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from django_locksmith import LockBusy, LockLost, LockReentered, Locksmith, LockUnavailable, SlotsDiffer, locksmith
+from django_locksmith.policy.sync_bridge import run_sync
+from django_locksmith.redis.connections import open_deployment
+from django_locksmith.redis.lock_store import LockStore
+from django_locksmith.redis.messages import Attempt, Granted
+from django_locksmith.redis.sync_transport import SyncTransport
+from django_locksmith.runtime.options import slots_of
 from django_locksmith.testing import override_locks
+from django_locksmith.tokens import new_token
 from tests.bank.models import Account
 from tests.helpers.servers import poll
 from tests.locks.test_promises import blocked
@@ -145,6 +152,21 @@ def test_several_leave_at_once(deployment: Deployment, caller: Caller) -> None:
     assert not waiters[3].done()
     caller.release(following[0])
     release_all(caller, following[1], following[2], waiters[3].result(10))
+
+
+def test_handed_over_to_as_many_as_wait(valkey: Deployment) -> None:
+    """Where more leave than wait, what is left over is free at once, though the waiter has not come for his yet."""
+    store = LockStore(SyncTransport(open_deployment(valkey.server.url)), "__locksmith:")
+    names = store.names("a").with_slots(slots_of(2))
+    one, other, waiter, newcomer = (Attempt(names, new_token().encode(), 60.0, 5.0) for _ in range(4))
+    for attempt in (one, other, waiter):
+        run_sync(store.acquire(attempt, 5.0, "try"))
+    for attempt in (one, other):
+        assert run_sync(store.release(attempt))
+    assert isinstance(run_sync(store.acquire(newcomer, 5.0, "try")), Granted)
+    assert isinstance(run_sync(store.acquire(waiter, 0.0, "claim")), Granted)
+    for attempt in (newcomer, waiter):
+        assert run_sync(store.release(attempt))
 
 
 def test_lease_ends_by_itself(deployment: Deployment, caller: Caller) -> None:

@@ -26,7 +26,7 @@ if awaited(queue, now) then
     lay_baton(baton)
     if ends < now + CLAIM_WITHIN_MS then outlive(CLAIM_WITHIN_MS) end
   end
-elseif redis.call('ZCOUNT', lock, '-inf', LAST_TIME) == 1 then -- nobody else has one
+elseif redis.call('ZCOUNT', lock, now + 1, LAST_TIME) == 0 then -- nobody else has one
   redis.call('DEL', lock, queue, baton)
   redis.call('ZREM', index, lock)
 end

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..caches import configure_django
 from ..contenders import Ours as OurLock
-from ..contenders import OurSlot
+from ..contenders import OurSlot, contender
 from ..crew import Crew, sleep_until
 from ..figures import Comparison, Result, jain, percentile, ratios, rotated
 from ..semaphores import ALL, SLOTS, CrowdedApi, Ours, semaphore
-from .handoff import sample
+from .handoff import KEY, sample
 from .rate_limit import (
     CONNECTED_AFTER,
     EACH,
@@ -87,6 +87,8 @@ def _hand_over(stage: Stage, result: Result) -> None:
     names = (OurLock.name, OurSlot.name)
     taken: dict[str, list[list[float]]] = {name: [[] for _ in range(rounds)] for name in names}
     with Crew(2, stage.url) as crew:
+        crew.ask(0, take_the_other, stage.url)
+        crew.answer(0, timeout=30)
         for number in range(rounds):
             for turn in range(samples):
                 for name in rotated(names, turn):
@@ -95,6 +97,11 @@ def _hand_over(stage: Stage, result: Result) -> None:
     result.add("hand-over, p50", "ms", {"a lock": middle[OurLock.name], "a slot": middle[OurSlot.name]})
     slot_over_lock = ratios(middle[OurSlot.name], middle[OurLock.name])
     result.comparisons.append(Comparison("hand-over, slot / lock, p50", slot_over_lock, target=1.05, aim=1.0))
+
+
+def take_the_other(url: str) -> None:
+    """In the first process: it has one of the two slots all the time, and hands over the other one."""
+    contender(OurSlot.name, url).take_the_other(KEY)
 
 
 def _round(stage: Stage, crew: Crew, name: str, url: str, seconds: float) -> dict[str, float]:
