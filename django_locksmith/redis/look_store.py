@@ -112,8 +112,8 @@ class LookStore(Store):
                                 raise
                             no_locks.append(trouble)
                             continue
-                        # Without a prefix, what we have not granted is anybody's.
-                        if prefixed or reply[-1]:
+                        # Without a prefix, what we have not granted is anybody's. Slots are nobody else's.
+                        if prefixed or isinstance(reply[1], list) or reply[-1]:
                             found += infos
         if no_locks:
             logger.info("%d keys hold no lock, and are not listed; one of them: %s", len(no_locks), no_locks[0])

@@ -72,5 +72,7 @@ class HeldLeases(Generic[L]):
         for name, known in self._leases.copy().items():  # other threads take and give back meanwhile
             if known() is None and self._leases.get(name) is known:
                 self._leases.pop(name, None)
-                self._shared.pop(name, None)
+                if others := [each for each in self._shared.pop(name, ()) if each() is not None]:
+                    self._shared[name] = others
+                    self._leases[name] = others[-1]
         self._sweep_at = max(_FEW, 2 * len(self._leases))

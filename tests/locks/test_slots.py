@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import threading
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from django_locksmith import LockBusy, LockLost, LockReentered, Locksmith, LockUnavailable, SlotsDiffer, locksmith
 from django_locksmith.policy.sync_bridge import run_sync
@@ -14,6 +17,7 @@ from django_locksmith.redis.connections import open_deployment
 from django_locksmith.redis.lock_store import LockStore
 from django_locksmith.redis.messages import Attempt, Granted
 from django_locksmith.redis.sync_transport import SyncTransport
+from django_locksmith.runtime.held_leases import HeldLeases
 from django_locksmith.runtime.options import slots_of
 from django_locksmith.testing import override_locks
 from django_locksmith.tokens import new_token
@@ -333,6 +337,43 @@ def test_seen(deployment: Deployment, caller: Caller) -> None:
     assert (info.slots, info.taken, info.is_full) == (2, 1, False)
     assert not locksmith("a", slots=2).locked()
     release_all(caller, *leases[1:])
+
+
+def test_without_a_prefix(deployment: Deployment, caller: Caller) -> None:
+    """Where locks have no prefix, too, all holders of slots are listed, and what is none of ours is not."""
+    service = Locksmith(prefix="")
+    leases = taken(caller, 2, service)
+    for server in deployment.servers:
+        with server.client() as client, suppress(ResponseError):  # of another node's key
+            client.zadd("theirs", {"x": 5})
+    assert [info.key for info in caller.locks(service)] == ["a", "a"]
+    release_all(caller, *leases)
+    for server in deployment.servers:
+        with server.client() as client, suppress(ResponseError):
+            client.delete("theirs")
+
+
+@dataclass(eq=False)
+class Named:
+    """A lease, as far as it is known by its name."""
+
+    name: bytes
+    shared: bool
+
+
+def test_dropped_among_others(valkey: Deployment) -> None:
+    """Of several leases of one name, those that are not dropped stay known to this process, however many names come."""
+    held: HeldLeases[Any] = HeldLeases()
+    first, latest = (Named(b"a", shared=True) for _ in range(2))
+    held.add(first)
+    held.add(latest)
+    del latest
+    for number in range(100):
+        held.add(Named(b"%d" % number, shared=False))
+    assert held.of(b"a") == [first]
+    assert held.latest(b"a") is first
+    held.remove(first)
+    assert held.all() == []
 
 
 def test_cleared(deployment: Deployment, caller: Caller) -> None:
