@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -342,9 +341,10 @@ def test_without_redis(own_server: Deployment, local: Any, caller: Caller, monke
     origin = Origin(1)
     service = Locksmith()
     own_server.server.kill()
+    began = time.monotonic()
     for key in ("a", "b", "c"):
         caller.get(service, key, caller.populate(origin), 60, cache="local", rate_limit=limit)
-    assert all(later - sooner >= 0.4 for sooner, later in pairwise(origin.at))
+    assert origin.at[-1] - began >= 2 * 0.4  # between two of them, a busy machine may have been late with the first
 
 
 # ---- how it is written
