@@ -25,6 +25,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
 
+from .admin_page.limit_list import limits_for
 from .admin_page.lock_list import HeldLock, LockList, Row
 from .api.service import locksmith
 from .exceptions import LockUnavailable
@@ -144,11 +145,13 @@ class LockAdmin(Base):
         }
         try:
             lock_list = LockList(self.service, request.GET)
+            limits = limits_for(self.service, request.GET)
         except TROUBLE as error:
             # Not a 503: Django would mail it to the site's admins, every few seconds from every open tab, and a proxy
             # may put a page of its own in the place of this one, which works.
             logger.warning("The locks cannot be listed: %s", error)
             return {**context, "trouble": _explain(error)}
+        context["limits"] = limits
         return {**context, "lock_list": lock_list, "now": timezone.now(), **self._page(request, lock_list.rows)}
 
     def _page(self, request: HttpRequest, items: Any) -> dict[str, Any]:

@@ -5,26 +5,25 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-import weakref
 from collections.abc import Iterable
 from contextlib import AsyncExitStack, ExitStack
 from functools import wraps
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 from asgiref.sync import sync_to_async
-from django.db import connections, transaction
 from django.http import HttpResponseBase
 
-from . import conf
+from . import clock, conf
 from .api import said_once
-from .api.functions import dotted_name, is_async
+from .api.functions import is_async
 from .api.service import Locksmith, locksmith
-from .exceptions import LockBusy, LockReentered, LockUnavailable
-from .runtime import transactions
-from .runtime.expiry import tell_in_thread
+from .exceptions import LockBusy, LockReentered, LockUnavailable, RetryLater
 from .runtime.options import UNSET, Unset
 from .views import responses
 from .views.askers import NOBODY, Asker, aasker_of, asker_of
+from .views.duties import Duty
+from .views.partings import Parting
 from .views.view_keys import ViewKey
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from .api.lease import Lease
     from .api.lock import Lock
+    from .api.rate_limit import RateLimit
     from .conf import Seconds
     from .exceptions import LocksmithError
 
@@ -62,6 +62,7 @@ def lock_view(
     anonymous: Literal["refuse", "share"] = "refuse",
     label: str = "",
     slots: int | Sequence[str] = 1,
+    rate_limit: RateLimit | str | None = None,
     service: Locksmith = locksmith,
 ) -> Callable[[V], V]:
     """Decorate a view, sync or async, so that only one request of a kind is served at a time.
@@ -96,6 +97,10 @@ def lock_view(
             cookie), where the key is made of that: "refuse" answers 400, "share" has all of them share one lock.
         label: who takes the lock, for `locksmith_list`.
         slots: how many requests of a kind are served at a time.
+        rate_limit: what `rate_limit()` makes, its name a template as the key is (`"api:{user}"`); or a name in
+            `LOCKSMITH["RATE_LIMITS"]`. With the lock in hand, a request waits for its place in what is left of
+            `blocking_timeout`; if that is not enough, or the view raises `RetryLater`, which pauses the limit, it gets
+            a 503 (where `status` is 429, that) with `Retry-After`.
         service: whose settings count.
 
     Raises:
@@ -125,8 +130,9 @@ def lock_view(
         "release": "commit",
     }
     service("", **options)  # bad options raise here, and not at the first visitor's request
+    limit = service.limit_of(rate_limit)
     manner = _Manner(
-        _methods(methods), status, conf.lease_seconds("retry_after", retry_after), on_busy, until == "closed"
+        _methods(methods), status, conf.lease_seconds("retry_after", retry_after), on_busy, until == "closed", limit
     )
 
     def decorate(view: V) -> V:
@@ -135,7 +141,9 @@ def lock_view(
                 f"@lock_view(...) decorates views, not {view!r}; write @lock_view() where you need no options, and"
                 " @method_decorator(lock_view(...), name='dispatch') for a class"
             )
-        guard = _Guard(ViewKey(key, view, shared=anonymous == "share"), manner, service, options)
+        shared = anonymous == "share"
+        limit_key = None if limit is None else ViewKey(limit.name, view, shared=shared)
+        guard = _Guard(ViewKey(key, view, shared=shared), limit_key, manner, service, options)
         guarded = (_guarded_async if is_async(view) else _guarded)(view, guard)
         guarded.locksmith_wants_user = guard.wants_user  # type: ignore[attr-defined]  # a check asks for it
         return cast("V", guarded)  # wraps() keeps the signature; the types cannot say so
@@ -169,17 +177,21 @@ class _Manner(NamedTuple):
     retry_after: float
     on_busy: Callable[[HttpRequest, LockBusy], Any] | None
     until_closed: bool
+    limit: RateLimit | None
 
 
 class _Guard:
     """The lock of one view: which requests it is for, under which key, and what those hear who find it busy."""
 
-    def __init__(self, key: ViewKey, manner: _Manner, service: Locksmith, options: dict[str, Any]) -> None:
+    def __init__(
+        self, key: ViewKey, limit_key: ViewKey | None, manner: _Manner, service: Locksmith, options: dict[str, Any]
+    ) -> None:
         self._key = key
         self._manner = manner
         self._service = service
         self._options = options
-        self.wants_user = key.wants_user
+        self._limit_key = limit_key
+        self.wants_user = key.wants_user or (limit_key is not None and limit_key.wants_user)
         self.until_closed = manner.until_closed
 
     def is_for(self, request: HttpRequest) -> bool:
@@ -197,6 +209,20 @@ class _Guard:
             longest = max(_LONGEST_HOLD, lock.timeout)
             lock = self._service(key, template=self._key.template, **{**self._options, "max_hold": longest})
         return lock
+
+    def limit(
+        self, request: HttpRequest, asker: Asker, args: tuple[Any, ...], kwargs: dict[str, Any], until: float
+    ) -> RateLimit | None:
+        """The rate limit of this request, which waits until then (monotonic seconds) at most; `None`: there is none."""
+        limit, key = self._manner.limit, self._limit_key
+        name = None if key is None else key.make(request, asker, args, kwargs)
+        if name is None or limit is None:
+            return None
+        return limit.named(name, None if until == inf else max(0.0, until - clock.now()))
+
+    def later(self, request: HttpRequest, error: RetryLater) -> Any:
+        """The response to a request whose place is too far away."""
+        return responses.later(request, error, 429 if self._manner.status == 429 else 503)
 
     def answer(self, request: HttpRequest, error: LocksmithError) -> Any:
         """The response instead of the view's. Raises an error that is a mistake in the code."""
@@ -232,16 +258,16 @@ class _Guard:
                 said_once.warn_once(said_once.NOT_A_RESPONSE, self._key.template)
             return False
         if self.until_closed or response.streaming:
-            _Parting(lease, response).when_closed()
+            Parting(lease, response).when_closed()
             return True
         if not getattr(response, "is_rendered", True):
-            _Parting(lease, response).when_rendered()
+            Parting(lease, response).when_rendered()
             return True
         return False
 
 
 def _guarded(view: Callable[..., Any], guard: _Guard) -> Callable[..., Any]:
-    duty = _Duty(view)
+    duty = Duty(view)
 
     @wraps(view)
     def in_lock(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
@@ -251,18 +277,28 @@ def _guarded(view: Callable[..., Any], guard: _Guard) -> Callable[..., Any]:
             lock = guard.lock(request, asker, args, kwargs)
         if lock is None:
             return duty.do(request, None, args, kwargs)
+        until = _end_of_wait(lock)
         try:
             lease = lock.take()
         except (LockBusy, LockUnavailable) as error:
             return guard.say(request, error) if guard.says_itself(error) else guard.answer(request, error)
-        with ExitStack() as held:
-            held.enter_context(lease)
-            if guard.until_closed:
-                _read_session_anew(request)
-            response = duty.do(request, lease, args, kwargs)
-            if guard.keeps(lease, response):
-                held.pop_all()
-            return response
+        limit = None
+        try:
+            with ExitStack() as held:
+                held.enter_context(lease)
+                limit = guard.limit(request, asker, args, kwargs, until)
+                if limit is not None:
+                    held.enter_context(limit)
+                if guard.until_closed:
+                    _read_session_anew(request)
+                response = duty.do(request, lease, args, kwargs)
+                if guard.keeps(lease, response):
+                    held.pop_all()
+                return response
+        except RetryLater as later:
+            if limit is None:
+                raise
+            return guard.later(request, later)
 
     in_lock._non_atomic_requests = duty  # type: ignore[attr-defined]  # Django's own mark for views
     return in_lock
@@ -274,23 +310,40 @@ def _guarded_async(view: Callable[..., Any], guard: _Guard) -> Callable[..., Any
     async def in_lock(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         lock = None
         if guard.is_for(request):
-            lock = guard.lock(request, await aasker_of(request) if guard.wants_user else NOBODY, args, kwargs)
+            asker = await aasker_of(request) if guard.wants_user else NOBODY
+            lock = guard.lock(request, asker, args, kwargs)
         if lock is None:
             return await view(request, *args, **kwargs)
+        until = _end_of_wait(lock)
         try:
             lease = await lock.atake()
         except (LockBusy, LockUnavailable) as error:
             return await guard.aanswer(request, error)
-        async with AsyncExitStack() as held:
-            await held.enter_async_context(lease)
-            if guard.until_closed:
-                _read_session_anew(request)
-            response = await view(request, *args, **kwargs)
-            if guard.keeps(lease, response):
-                held.pop_all()
-            return response
+        limit = None
+        try:
+            async with AsyncExitStack() as held:
+                await held.enter_async_context(lease)
+                limit = guard.limit(request, asker, args, kwargs, until)
+                if limit is not None:
+                    await held.enter_async_context(limit)
+                if guard.until_closed:
+                    _read_session_anew(request)
+                response = await view(request, *args, **kwargs)
+                if guard.keeps(lease, response):
+                    held.pop_all()
+                return response
+        except RetryLater as later:
+            if limit is None:
+                raise
+            return await sync_to_async(guard.later)(request, later)
 
     return in_lock
+
+
+def _end_of_wait(lock: Lock) -> float:
+    """When a request that comes now has waited for long enough, monotonic seconds."""
+    wait = lock.blocking_timeout
+    return inf if wait is None else clock.now() + wait
 
 
 def _read_session_anew(request: HttpRequest) -> None:
@@ -298,89 +351,3 @@ def _read_session_anew(request: HttpRequest) -> None:
     session: Any = getattr(request, "session", None)
     if session is not None and not session.modified and hasattr(session, "_session_cache"):
         del session._session_cache
-
-
-class _Duty(set[str]):
-    """The duty of opening the transactions of ATOMIC_REQUESTS, taken over from Django: inside of the lock.
-
-    Django asks a view's `_non_atomic_requests` on which databases it is not to open one: here it is told "on all". What
-    the set really has are those that `@non_atomic_requests` names, inside of us or, added later, around us.
-    """
-
-    def __init__(self, view: Callable[..., Any]) -> None:
-        super().__init__(getattr(view, "_non_atomic_requests", ()))
-        self._view = view
-
-    def __contains__(self, alias: object) -> bool:
-        return True
-
-    def do(self, request: HttpRequest, lease: Lease | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the view in the transactions that it is to have."""
-        aliases = _aliases(request)
-        with ExitStack() as opened:
-            for alias in aliases:
-                opened.enter_context(transaction.atomic(using=alias))
-            response = self._view(request, *args, **kwargs)
-            if inspect.iscoroutine(response):
-                response.close()  # or Python warns that nobody awaited it
-                raise TypeError(
-                    f"{dotted_name(self._view)} looks like a view for threads, and gave a coroutine, which would run"
-                    " outside of the lock; put @lock_view below the decorator that hides the async def, or mark what"
-                    " that makes with asgiref.sync.markcoroutinefunction"
-                )
-            if lease is not None and (aliases or transactions.open_here()):
-                lease.ensure_held()  # another may have begun: do not commit
-            return response
-
-
-def _aliases(request: HttpRequest) -> list[str]:
-    # It is our duty only if one of us was whom Django asked: we may as well stand around a method of the view, with the
-    # transaction already open or not wanted. And only once: a view may be locked in more than one place.
-    match = getattr(request, "resolver_match", None)
-    exempt = getattr(match and match.func, "_non_atomic_requests", None)
-    if not isinstance(exempt, _Duty) or getattr(request, "_locksmith_did_duty", False):
-        return []
-    request._locksmith_did_duty = True  # type: ignore[attr-defined]  # a note to ourselves
-    atomic = (alias for alias, database in connections.settings.items() if database["ATOMIC_REQUESTS"])
-    return sorted(set(atomic).difference(exempt))
-
-
-class _Parting:
-    """Gives a lease back when its response is done with; also when nobody will ever render, send or close it.
-
-    The response must not be kept alive by any of this: where a client went away, or a middleware put another response
-    in its place, it is simply dropped.
-    """
-
-    def __init__(self, lease: Lease, response: Any) -> None:
-        # It is not the thread's any more: that may serve the next request meanwhile, and wait for this very lock.
-        lease.detach()
-        self._lease = lease
-        self._response = weakref.ref(response)
-        self._dropped = weakref.finalize(response, tell_in_thread, [self._release])
-
-    def _release(self) -> None:
-        self._lease.__exit__(None, None, None)
-
-    def now(self) -> None:
-        if self._dropped.detach():
-            self._release()
-
-    def when_closed(self) -> None:
-        response = self._response()
-        assert response is not None
-        response._resource_closers.append(self.now)  # an own close() would refer to the response, and keep it
-
-    def when_rendered(self) -> None:
-        response = self._response()
-        assert response is not None
-        response.render = self._render
-
-    def _render(self) -> Any:
-        response = self._response()
-        assert response is not None
-        del response.render  # caches pickle what has been rendered
-        try:
-            return response.render()
-        finally:
-            self.now()

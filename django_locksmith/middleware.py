@@ -1,4 +1,4 @@
-"""For a `LockBusy` or a `LockUnavailable` that nobody caught: the answer that `@lock_view` gives, instead of a 500."""
+"""For what locks and rate limits raise, and nobody caught: the answer that `@lock_view` gives, instead of a 500."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from django.utils.deprecation import MiddlewareMixin
 
-from .exceptions import LockBusy, LockReentered, LockUnavailable
+from .exceptions import LockBusy, LockReentered, LockUnavailable, RetryLater
 from .views import responses
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ logger = logging.getLogger("django_locksmith.view")
 
 
 class LocksmithMiddleware(MiddlewareMixin):
-    """Turns a `LockBusy` that nobody caught into a 409, and a `LockUnavailable` into a 503, both with `Retry-After`.
+    """Answers for what nobody caught, with `Retry-After`: `LockBusy` 409, `LockUnavailable` and `RetryLater` 503.
 
     By then, ATOMIC_REQUESTS has rolled back. A `LockReentered` stays a 500: it is a mistake in the code.
     """
@@ -29,4 +29,6 @@ class LocksmithMiddleware(MiddlewareMixin):
         if isinstance(exception, LockUnavailable):
             logger.error("%s %r: %s", request.method, request.path, exception, exc_info=exception)
             return responses.unavailable(request)
+        if isinstance(exception, RetryLater):
+            return responses.later(request, exception)
         return None

@@ -86,6 +86,7 @@ class RateInfo:
         windows: of each, what is used of it.
         waiting: calls that have places in the time to come.
         last_place_in: how far away the last of these is; 0 if nobody waits.
+        next_place_in: how far away the place of a caller who came now would be.
         paused_for: how long there will be no place; 0 if it is not paused.
     """
 
@@ -94,6 +95,7 @@ class RateInfo:
     windows: tuple[WindowInfo, ...]
     waiting: int
     last_place_in: float
+    next_place_in: float
     paused_for: float
 
     def as_dict(self) -> dict[str, Any]:

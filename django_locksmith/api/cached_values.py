@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +29,29 @@ logger = logging.getLogger("django_locksmith.flight")
 _REFUSED = (TypeError, ValueError, OverflowError, RecursionError, pickle.PickleError)
 """What serializers raise for a value that they cannot write."""
 _ABOUT_KEYS = (UnicodeError, InvalidCacheKey)
+_OLD_UNTIL = "locksmith-lives-until"
 _SHORTEST = 0.001
 _LONGEST = 1e9
 
 
 class Entry:
-    """One entry of a cache: for how long it is to be kept, and for how long its copy. Seconds; `None` = for ever."""
+    """One entry of a cache: for how long it is to be kept, and for how long its copy. Seconds; `None` = for ever.
 
-    def __init__(self, alias: str, key: str, version: int | None, timeout: Any = DEFAULT_TIMEOUT, stale: float = 0.0):
+    `early`: the share of its life after which only the copy is there, which says itself until when it lives.
+    """
+
+    old_lives = False
+    """Is the copy that was read last still what anybody may have?"""
+
+    def __init__(
+        self,
+        alias: str,
+        key: str,
+        version: int | None,
+        timeout: Any = DEFAULT_TIMEOUT,
+        stale: float = 0.0,
+        early: float = 0.0,
+    ) -> None:
         self.alias = alias
         self.cache: BaseCache = caches[alias]
         self.key = key
@@ -43,6 +59,7 @@ class Entry:
         self._timeout_of = timeout if callable(timeout) else None
         self.timeout = self.cache.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
         self.stale = stale
+        self.early = early
 
     def keep_for(self, value: Any) -> None:
         """Where the timeout is a function of the value, ask it. Raises what that raises, or that it is no timeout."""
@@ -58,20 +75,33 @@ class Entry:
     @property
     def keeps_old(self) -> bool:
         """Is there a copy that outlives the value? A value that is kept for ever needs none."""
-        return self.stale > 0 and self.timeout is not None
+        return (self.stale > 0 or self.early > 0) and self.timeout is not None
 
     @property
     def old_version(self) -> Any:
         """The version of the entry that outlives the value. Django's own are numbers."""
         return f"locksmith-old-{self.cache.version if self.version is None else self.version}"
 
-    def copies(self, longest: float | None) -> list[tuple[Any, float | None]]:
-        """The versions to store, and for how long. `longest`: for a value that may be out of date."""
+    def copies(self, value: Any, longest: float | None) -> list[tuple[Any, Any, float | None]]:
+        """The versions to store, what of each, and for how long. `longest`: for a value that may be out of date."""
         if longest is not None:
-            return [(self.version, longest if self.timeout is None else min(longest, self.timeout))]
-        if self.timeout is None or not self.stale:
-            return [(self.version, self.timeout)]
-        return [(self.version, self.timeout), (self.old_version, self.timeout + self.stale)]
+            return [(self.version, value, longest if self.timeout is None else min(longest, self.timeout))]
+        if self.timeout is None or not self.keeps_old:
+            return [(self.version, value, self.timeout)]
+        first, copy = self.timeout, value
+        if self.early:
+            first, copy = self.timeout * self.early, (_OLD_UNTIL, time.time() + self.timeout, value)
+        elif _says_until_when(value):
+            copy = (_OLD_UNTIL, 0.0, value)
+        return [(self.version, value, first), (self.old_version, copy, self.timeout + self.stale)]
+
+    def opened(self, copy: Any) -> Any:
+        """The old value, as it was put."""
+        self.old_lives = False
+        if _says_until_when(copy):
+            _, until, copy = copy
+            self.old_lives = time.time() < until
+        return copy
 
     def copier(self, value: Any) -> Callable[[], Any]:
         """What makes an object for each caller, as if each had read it from the cache.
@@ -108,7 +138,7 @@ class ThreadValues(Entry):
         return self._get(self.version)
 
     async def old(self) -> Any:
-        return self._get(self.old_version)
+        return self.opened(self._get(self.old_version))
 
     def _get(self, version: Any) -> Any:
         try:
@@ -120,8 +150,8 @@ class ThreadValues(Entry):
             return MISSING
 
     async def put(self, value: Any, longest: float | None = None) -> None:
-        for version, timeout in self.copies(longest):
-            self._set(version, value, timeout)
+        for version, copy, timeout in self.copies(value, longest):
+            self._set(version, copy, timeout)
 
     def _set(self, version: Any, value: Any, timeout: float | None) -> None:
         try:
@@ -156,7 +186,7 @@ class LoopValues(Entry):
         return await self._get(self.version)
 
     async def old(self) -> Any:
-        return await self._get(self.old_version)
+        return self.opened(await self._get(self.old_version))
 
     async def _get(self, version: Any) -> Any:
         try:
@@ -168,8 +198,8 @@ class LoopValues(Entry):
             return MISSING
 
     async def put(self, value: Any, longest: float | None = None) -> None:
-        for version, timeout in self.copies(longest):
-            await self._set(version, value, timeout)
+        for version, copy, timeout in self.copies(value, longest):
+            await self._set(version, copy, timeout)
 
     async def _set(self, version: Any, value: Any, timeout: float | None) -> None:
         try:
@@ -198,6 +228,11 @@ class LoopValues(Entry):
         except Exception as error:
             first.complain("read", error)
             return {}
+
+
+def _says_until_when(copy: Any) -> bool:
+    # Serializers that know no tuples make lists of them.
+    return isinstance(copy, (tuple, list)) and len(copy) == 3 and isinstance(copy[0], str) and copy[0] == _OLD_UNTIL
 
 
 def check_value_key(key: object) -> str:

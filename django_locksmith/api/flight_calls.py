@@ -18,6 +18,7 @@ from ..runtime.contexts import LoopContext
 from ..runtime.options import Unset
 from ..tokens import new_token
 from . import said_once
+from .turns import Allowance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -252,7 +253,7 @@ def call_of(
             error_ttl=error_ttl,
             on_error=plan.on_error,
             on_timeout=plan.on_timeout,
-            allowance=limit.allowance(in_loop=isinstance(context, LoopContext)) if limit else None,
+            allowance=Allowance(limit, in_loop=isinstance(context, LoopContext)) if limit else None,
             place_until=until,
             patience=plan.patience,
             in_background=plan.refresh is not None,

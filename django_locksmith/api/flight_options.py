@@ -36,6 +36,7 @@ class FlightOptions(TypedDict, total=False):
     rate_limit: RateLimit | str | None
     patience: conf.Seconds
     refresh: Refresh
+    early: float
 
 
 class Plan(NamedTuple):
@@ -53,6 +54,7 @@ class Plan(NamedTuple):
     rate_limit: RateLimit | str | None
     patience: float
     refresh: Refresh
+    early: float
 
 
 def _checked_plan(
@@ -69,6 +71,7 @@ def _checked_plan(
     rate_limit: Any = None,
     patience: Any = 0,
     refresh: Any = None,
+    early: Any = 0,
 ) -> Plan:
     if not isinstance(cache, str):
         raise TypeError(f"cache must be a str, an alias in CACHES, not {cache!r}")
@@ -99,12 +102,16 @@ def _checked_plan(
         raise TypeError("patience is seconds, not None; without stale=<seconds> everybody waits anyway")
     if not (refresh in (None, "thread") or callable(refresh)):
         raise ValueError(f"refresh must be 'thread', a function that takes a function, or None, not {refresh!r}")
+    if isinstance(early, bool) or not isinstance(early, (int, float)):
+        raise TypeError(f"early must be a share of timeout, as 0.8, not {early!r}")
+    if not 0 <= early < 1:
+        raise ValueError(f"early must be a share of timeout, from 0 (never) to below 1, not {early!r}")
     for name, given in (("patience", longest_wait), ("refresh", refresh)):
-        if given and not kept:
-            raise ValueError(f"{name} is for those who have an old value, which only stale=<seconds> keeps")
+        if given and not (kept or early):
+            raise ValueError(f"{name} is for those who have an old value, which only stale=<seconds>, or early=, keeps")
     if longest_wait and refresh:
         raise ValueError("patience is how long those wait who have an old value; with refresh they do not: give one")
-    more = rate_limit, longest_wait, refresh
+    more = rate_limit, longest_wait, refresh, float(early)
     return Plan(plain(cache), kept, remembered, on_error, on_timeout, wait, options, template, *more)
 
 

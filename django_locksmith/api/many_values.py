@@ -18,6 +18,7 @@ from . import blocks
 from .cached_values import LoopValues, ThreadValues, cache_seconds, check_value_key
 from .flight_calls import call_of, computing, obtain
 from .flight_options import plan_of
+from .rate_limit import RateLimit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from ..runtime.contexts import Context
     from ..runtime.runtime import Runtime
     from .flight_options import FlightOptions, Plan
-    from .rate_limit import RateLimit
 
 T = TypeVar("T")
 
@@ -46,6 +46,14 @@ class ManyValues:
     def rate_limit(self, name: str) -> RateLimit:
         """The rate limit that the settings have under this name."""
         raise NotImplementedError
+
+    def limit_of(self, given: RateLimit | str | None) -> RateLimit | None:
+        """The rate limit that was given, itself or by its name. Raises `TypeError` or `ValueError`. Not for users."""
+        if not (given is None or isinstance(given, (str, RateLimit))):
+            raise TypeError(
+                f"rate_limit is what locksmith.rate_limit() makes, or a name in LOCKSMITH['RATE_LIMITS'], not {given!r}"
+            )
+        return self.rate_limit(given) if isinstance(given, str) else given
 
     def get_many_or_set(
         self,
@@ -70,7 +78,7 @@ class ManyValues:
             timeout: seconds for which the values are kept; `None` = for ever. Or a function of a value.
             version: that of the keys, as for the cache.
             most: how many keys a call is given.
-            **how: as for `get_or_set`; without `refresh` and `patience`.
+            **how: as for `get_or_set`; without `refresh`, `patience` and `early`.
 
         Returns:
             The values by their keys, in the order of `keys`.
@@ -169,9 +177,7 @@ class _Many:
             self._entries[key].keep_for(values[key])
             return values[key]
 
-        limit = self._plan.rate_limit
-        if isinstance(limit, str):
-            limit = self._service.rate_limit(limit)
+        limit = self._service.limit_of(self._plan.rate_limit)
         return call_of(runtime, context, self._plan, self._entries[key], compute, limit)
 
     async def _led(
@@ -234,8 +240,8 @@ class _Absent(KeyError):
 
 def _plan(how: FlightOptions) -> Plan:
     plan = plan_of(how)
-    if plan.refresh is not None or plan.patience:
-        raise ValueError("get_many_or_set has no refresh and no patience; get_or_set has")
+    if plan.refresh is not None or plan.patience or plan.early:
+        raise ValueError("get_many_or_set has no refresh, no patience and no early; get_or_set has")
     return plan
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from math import inf
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .. import conf, signals
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from types import TracebackType
 
+    from ..redis.key_names import RateNames
     from ..runtime.contexts import Context
     from ..runtime.runtime import Runtime
 
@@ -107,39 +107,44 @@ class RateLimit:
             TypeError, ValueError: name the argument at fault.
         """
         blocks.no_loop("atake()")
-        terms = self._terms(cost, blocking, blocking_timeout)
-        return run_sync(self._take(self._find_runtime().threads(), terms))
+        terms = self.terms(cost, blocking, blocking_timeout)
+        return run_sync(self.take_on(self._find_runtime().threads(), terms))
 
     async def atake(
         self, cost: int = 1, blocking: bool = True, blocking_timeout: conf.Seconds | Unset | None = UNSET
     ) -> Booking:
         """As `take`. Cancelled, it gives the place back, if nobody has booked behind it."""
-        terms = self._terms(cost, blocking, blocking_timeout)
-        return await self._take(self._find_runtime().loop(), terms)
+        terms = self.terms(cost, blocking, blocking_timeout)
+        return await self.take_on(self._find_runtime().loop(), terms)
 
-    def named(self, name: str) -> RateLimit:
-        """The one of this name, by the same rate; this one is the template. Not for users."""
-        return RateLimit(self._find_runtime, name, self.rate, self._wait, self._caution, self._template or self.name)
+    # ---- not for users: single flight, views and tasks book, too
 
-    def allowance(self, *, in_loop: bool) -> Allowance:
-        """For one call of it, which single flight makes. Not for users."""
-        self._own_name()
+    def named(self, name: str, wait: float | Unset | None = UNSET) -> RateLimit:
+        """The one of this name, by the same rate; this one is the template. `wait`: the longest, seconds."""
+        wait = self._wait if isinstance(wait, Unset) else wait
+        return RateLimit(self._find_runtime, name, self.rate, wait, self._caution, self._template or self.name)
+
+    def where(self, *, in_loop: bool = False) -> tuple[Context, RateNames]:
+        """What its callers in threads, or tasks, share, and its keys."""
         runtime = self._find_runtime()
-        return Allowance(self, runtime.loop() if in_loop else runtime.threads())
+        context = runtime.loop() if in_loop else runtime.threads()
+        return context, context.rates.names(self._own_name())
 
-    async def _take(self, context: Context, terms: Terms) -> Booking:
+    async def take_on(self, context: Context, terms: Terms) -> Booking:
+        """As `take`, there, on these terms."""
         names = context.rates.names(self._own_name())
         memory = context.schedules.of(names.lock, context.rates.now())
         began = context.rates.now()
         try:
             taken = await policy.take(context.rates, memory, names, terms, self._warn)
         except RetryLater:
-            await self._tell(context, "refused", context.rates.now() - began)
+            await self.tell(context, "refused", context.rates.now() - began)
             raise
-        await self._tell(context, "alone" if taken.server_time is None else "taken", taken.waited)
+        await self.tell(context, "alone" if taken.server_time is None else "taken", taken.waited)
         return Booking(self.name, terms.cost, taken.waited, taken.server_time)
 
-    async def _tell(self, context: Context, outcome: str, waited: float) -> None:
+    async def tell(self, context: Context, outcome: str, waited: float) -> None:
+        """Receivers of the signal hear what became of a caller."""
         if signals.limited.wanted:
             named = {"name": self.name, "template": self._kind, "outcome": outcome, "waited": waited}
             await context.tell(signals.limited, **named)
@@ -166,7 +171,8 @@ class RateLimit:
         caution = self.caution
         return Rate(self.rate.text, tuple(Window(calls, seconds + caution) for calls, seconds in self.rate.windows))
 
-    def _terms(self, cost: int, blocking: bool, blocking_timeout: conf.Seconds | Unset | None) -> Terms:
+    def terms(self, cost: int, blocking: bool, blocking_timeout: conf.Seconds | Unset | None) -> Terms:
+        """What the rules are to know. Raises `TypeError` or `ValueError` that name the argument at fault."""
         if isinstance(cost, bool) or not isinstance(cost, int):
             raise TypeError(f"cost must be a whole number, not {cost!r}")
         if not 1 <= cost <= self.rate.dearest:
@@ -317,6 +323,15 @@ class RateLimit:
             raise ValueError(f"a pause is of up to a year, not {seconds!r}")
         return pause + self.caution
 
+    async def pause_if_told(self, context: Context, seconds: float) -> bool:
+        """No call by anybody for so long; `False` if nobody could be told, which is logged."""
+        try:
+            await self._reschedule(context, seconds + self.caution)
+        except LockUnavailable as trouble:
+            self._could_not_tell(trouble)
+            return False
+        return True
+
     async def _reschedule(self, context: Context, pause: float, counted: int = 0, age: float = 0.0) -> None:
         names = context.rates.names(self._own_name())
         memory = context.schedules.of(names.lock, context.rates.now())
@@ -329,32 +344,3 @@ class RateLimit:
 
     def __repr__(self) -> str:
         return f"<RateLimit {self.name!r}: {self.rate.text}>"
-
-
-class Allowance:
-    """One call of a rate limit, for a computation of single flight."""
-
-    def __init__(self, limit: RateLimit, context: Context) -> None:
-        self._limit = limit
-        self._context = context
-        self._has_place = False
-
-    async def place(self, seconds: float) -> None:
-        """Return when its place has come; at once, if it has come and was not spent. `RetryLater`: it is further."""
-        if not self._has_place:
-            terms = self._limit._terms(1, True, None if seconds == inf else seconds)
-            await self._limit._take(self._context, terms)
-            self._has_place = True
-
-    def spend(self) -> None:
-        """The call goes out."""
-        self._has_place = False
-
-    async def pause(self, seconds: float) -> bool:
-        """No call by anybody for so long; `False` if nobody could be told."""
-        try:
-            await self._limit._reschedule(self._context, seconds + self._limit.caution)
-        except LockUnavailable as trouble:
-            self._limit._could_not_tell(trouble)
-            return False
-        return True

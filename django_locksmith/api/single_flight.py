@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..records import NotModified
-    from .flight_options import FlightOptions, Plan
+    from .flight_options import FlightOptions
 
 logger = logging.getLogger("django_locksmith.flight")
 
@@ -104,6 +104,8 @@ class SingleFlight(ManyValues):
             rate_limit: what `rate_limit()` makes, or a name in `LOCKSMITH["RATE_LIMITS"]`: whoever computes waits for a
                 place of it, for `blocking_timeout` at most. A `RetryLater` of `default` then pauses the whole limit.
             patience: the longest wait, seconds, of those who have an old value: for the new one, or for a place.
+            early: from this share of `timeout` on, as 0.8, the value is computed anew by one caller, while the others
+                have the one that is there. If that fails, so has the one. The cache alone has it until then only.
             refresh: where there is an old value, nobody waits: "thread" has the new one computed by a thread (a task,
                 in `aget_or_set`), a function is given another one to call, as soon as it can.
             lease: seconds for which a leader whose process died keeps others waiting; renewed while `default` runs.
@@ -126,14 +128,16 @@ class SingleFlight(ManyValues):
         """
         blocks.no_loop("aget_or_set")
         plan = plan_of(how)
-        values = ThreadValues(plan.cache, check_value_key(key), version, cache_seconds("timeout", timeout), plan.stale)
+        values = ThreadValues(
+            plan.cache, check_value_key(key), version, cache_seconds("timeout", timeout), plan.stale, plan.early
+        )
         found = run_sync(look(values, plan, lambda: self.runtime().threads()))
         if found is not MISSING:
             return found
 
         runtime = self.runtime()
         compute = computation(default, values)
-        call = call_of(runtime, runtime.threads(), plan, values, compute, self._limit_of(plan))
+        call = call_of(runtime, runtime.threads(), plan, values, compute, self.limit_of(plan.rate_limit))
         return run_sync(obtain(runtime.threads(), call, plan.template))
 
     @overload
@@ -180,18 +184,17 @@ class SingleFlight(ManyValues):
         others leads next.
         """
         plan = plan_of(how)
-        values = LoopValues(plan.cache, check_value_key(key), version, cache_seconds("timeout", timeout), plan.stale)
+        values = LoopValues(
+            plan.cache, check_value_key(key), version, cache_seconds("timeout", timeout), plan.stale, plan.early
+        )
         found = await look(values, plan, lambda: self.runtime().loop())
         if found is not MISSING:
             return found
 
         runtime = self.runtime()
         compute = computation_in_loop(default, values)
-        call = call_of(runtime, runtime.loop(), plan, values, compute, self._limit_of(plan))
+        call = call_of(runtime, runtime.loop(), plan, values, compute, self.limit_of(plan.rate_limit))
         return await obtain(runtime.loop(), call, plan.template)
-
-    def _limit_of(self, plan: Plan) -> RateLimit | None:
-        return self.rate_limit(plan.rate_limit) if isinstance(plan.rate_limit, str) else plan.rate_limit
 
     def invalidate(
         self, key: str, version: int | None = None, *, cache: str = "default", settle: conf.Seconds = 0

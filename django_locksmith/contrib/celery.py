@@ -11,31 +11,47 @@ from __future__ import annotations
 
 import inspect
 import logging
-import random
 import time
+from contextlib import nullcontext
 from functools import cached_property, partial, wraps
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypedDict, TypeVar, overload
 
 from celery import Task, current_task
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore
 from django.core import checks
-from kombu.exceptions import OperationalError
 
 from .. import conf
 from ..api import done_marks
 from ..api.functions import dotted_name, is_async
 from ..api.key_templates import key_maker
 from ..api.service import Locksmith, locksmith
+from ..exceptions import RetryLater
 from ..records import Skipped
 from ..runtime.options import UNSET, Unset
 from .celery_checks import check_visibility_timeout
+from .celery_messages import (
+    HEADER,
+    LONGEST,
+    SHORTEST,
+    USUALLY_VISIBLE,
+    busy_since,
+    hard_limit,
+    is_copy,
+    longest,
+    mark,
+    pause,
+    sent_again,
+)
+from .celery_places import TaskPlace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from celery.exceptions import Retry
     from typing_extensions import Unpack
 
     from ..api.lease import Lease
+    from ..api.rate_limit import RateLimit
     from ..exceptions import LockBusy
 
 __all__ = ["lock_task"]
@@ -46,16 +62,6 @@ F = TypeVar("F", bound="Callable[..., Any]")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-HEADER = "locksmith_busy"
-"""The header of a message that was sent again: since when its lock is busy (Unix time), and how many retries the task
-had then. A retry of the task's own counts one more: the lock was had in between, and the time starts again."""
-
-_LONGEST = 60.0
-_SHORTEST = 0.5
-_SPREAD = 0.25
-"""Of the time that has gone by: until the next try. Of a countdown that was asked for: how much longer it may be."""
-_USUALLY_VISIBLE = 3600.0
-"""Seconds after which a broker delivers again what was not acknowledged, where nothing else is said."""
 _DAY = 86400.0
 
 
@@ -71,6 +77,7 @@ class _TaskOptions(TypedDict, total=False):  # as `lock_task` has them
     label: str
     release: Literal["now", "commit"]
     slots: int | Sequence[str]
+    rate_limit: RateLimit | str | None
     template: str
     service: Locksmith
 
@@ -107,6 +114,7 @@ def lock_task(
     label: str = "",
     release: Literal["now", "commit"] = "now",
     slots: int | Sequence[str] = 1,
+    rate_limit: RateLimit | str | None = None,
     template: str = "",
     service: Locksmith = locksmith,
 ) -> Any:
@@ -129,13 +137,17 @@ def lock_task(
         countdown: seconds after which it is sent again, and up to a quarter more. Default a second or two at first, and
             then a quarter to a half of the time for which the lock has been busy; no longer than until the holder's
             lease ends, or 60 s.
+        rate_limit: what `rate_limit()` makes, its name a template over the arguments, too; or a name in
+            `LOCKSMITH["RATE_LIMITS"]`. Each run takes a place, with the lock in hand. If that is more than a moment
+            away the task is sent again for it, until it has waited for `busy_for`; then `RetryLater` is raised. A
+            `RetryLater` of the function pauses the limit, and the task is sent again for a place after that.
         max_hold: default, and with `renew`, the task's hard time limit, if it has one (the lease, if that is longer).
         label: default the task's name. In `locksmith_list` it is followed by the task's id.
         service: whose settings count; default those of `settings.LOCKSMITH`.
 
     Raises:
         TypeError, ValueError: name the argument at fault, when the task is decorated.
-        LockBusy, LockLost: in a run of the task.
+        LockBusy, LockLost, RetryLater: in a run of the task.
         LockUnavailable: in a run of the task, where Redis gave no usable answer.
 
         When the broker does not take the message that is sent again, a task with `acks_late` goes back into its queue;
@@ -148,7 +160,7 @@ def lock_task(
     if not (callable(on_busy) or on_busy in ("retry", "skip", "raise")):
         raise ValueError(f"on_busy must be 'retry', 'skip', 'raise' or a callable, not {on_busy!r}")
     patience = conf.wait_seconds("busy_for", busy_for)
-    pause = None if countdown is None else conf.lease_seconds("countdown", countdown)
+    wanted = None if countdown is None else conf.lease_seconds("countdown", countdown)
     if blocking is UNSET and blocking_timeout is UNSET:
         blocking = False
     options = {
@@ -165,7 +177,7 @@ def lock_task(
     }
 
     def decorate(function: F) -> F:
-        task_lock = TaskLock(service, key, function, options, on_busy, patience, pause)
+        task_lock = TaskLock(service, key, function, options, on_busy, patience, wanted, rate_limit)
 
         @wraps(function)
         def locked(*args: Any, **kwargs: Any) -> Any:
@@ -175,6 +187,33 @@ def lock_task(
         return locked  # type: ignore[return-value]  # wraps() keeps the signature; the types cannot say so
 
     return decorate
+
+
+class _TextOfCall:
+    """What a template makes of the arguments of a task, that of `bind=True` not among them.
+
+    Raises `ValueError`, when it is made, where it names what is no argument.
+    """
+
+    def __init__(self, template: str, function: Callable[..., Any]) -> None:
+        self._template = template
+        self._function = function
+        bound = next(iter(inspect.signature(function).parameters), "") == "self"
+        _ = self._without_task if bound else self._of_all
+
+    @cached_property
+    def _of_all(self) -> Callable[[tuple[Any, ...], dict[str, Any]], str]:
+        return key_maker(self._template, self._function)
+
+    @cached_property
+    def _without_task(self) -> Callable[[tuple[Any, ...], dict[str, Any]], str]:
+        # The task of bind=True would put the address of an object into the text, another one in each process.
+        return key_maker(self._template, partial(self._function, None))
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        if args and isinstance(args[0], Task):
+            return self._without_task(args[1:], kwargs)
+        return self._of_all(args, kwargs)
 
 
 class TaskLock:
@@ -189,6 +228,7 @@ class TaskLock:
         on_busy: Any,
         busy_for: float | None,
         countdown: float | None,
+        rate_limit: RateLimit | str | None,
     ) -> None:
         service(key, **options)(function)  # bad options, or a bad key, raise now, and not in the first run
         if is_async(function):
@@ -200,32 +240,34 @@ class TaskLock:
         self._on_busy = on_busy
         self._busy_for = busy_for
         self._countdown = countdown
-        if next(iter(inspect.signature(function).parameters), "") == "self":
-            _ = self._key_without_task  # says so if the template names it
-
-    @cached_property
-    def _key_of_all(self) -> Callable[[tuple[Any, ...], dict[str, Any]], str]:
-        return key_maker(self._key, self._function)
-
-    @cached_property
-    def _key_without_task(self) -> Callable[[tuple[Any, ...], dict[str, Any]], str]:
-        # The task of bind=True would put the address of an object into the key, another one in each process.
-        return key_maker(self._key, partial(self._function, None))
+        self._limit = service.limit_of(rate_limit)
+        self._make_key = _TextOfCall(key, function)
+        self._make_name = _TextOfCall("" if self._limit is None else self._limit.name, function)
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One call of the function, which holds the lock."""
-        if args and isinstance(args[0], Task):
-            key = self._key_without_task(args[1:], kwargs)
-        else:
-            key = self._key_of_all(args, kwargs)
         task = self._running_task()
-        lock = self._service(key, **self._options_of(task))
+        lock = self._service(self._make_key(args, kwargs), **self._options_of(task))
+        limit = None if self._limit is None else self._limit.named(self._make_name(args, kwargs))
         if task is None or task.request.is_eager:
-            return lock.run(lambda release: self._function(*args, **kwargs))
+
+            def alone(release: Callable[[], bool]) -> Any:
+                with limit or nullcontext():  # there is no message that could wait in its stead
+                    return self._function(*args, **kwargs)
+
+            return lock.run(alone)
 
         def once(release: Callable[[], bool]) -> Any:
             self._stop_if_done(task.request)
-            result = self._function(*args, **kwargs)
+            place = None if limit is None else TaskPlace(task, limit, self._busy_for)
+            if place is not None:
+                place.come()
+            try:
+                result = self._function(*args, **kwargs)
+            except RetryLater as later:
+                if place is None:
+                    raise
+                place.later(later)
             self._remember(task)
             return result
 
@@ -249,7 +291,7 @@ class TaskLock:
             on_busy = partial(self._skip_or_send_again, task)
         return self._options | {
             "on_busy": on_busy,
-            "label": f"{self._options['label'] or task.name}{_mark(task.request)}",
+            "label": f"{self._options['label'] or task.name}{mark(task.request)}",
             "max_hold": self._max_hold(task),
         }
 
@@ -257,7 +299,7 @@ class TaskLock:
 
     def _stop_if_done(self, request: Any) -> None:
         """A message that a broker delivers twice, for the work took longer than its patience, is work that was done."""
-        if not _is_copy(request):
+        if not is_copy(request):
             return
         done_at = done_marks.marked_at(self._service, request.id)
         since = busy_since(request)
@@ -270,8 +312,8 @@ class TaskLock:
         """Only what is acknowledged late is delivered again while it runs."""
         if not task.acks_late:
             return
-        visible = (task.app.conf.broker_transport_options or {}).get("visibility_timeout") or _USUALLY_VISIBLE
-        seconds = 2 * (visible + _LONGEST) + min(self._busy_for or _DAY, _DAY)
+        visible = (task.app.conf.broker_transport_options or {}).get("visibility_timeout") or USUALLY_VISIBLE
+        seconds = 2 * (visible + LONGEST) + min(self._busy_for or _DAY, _DAY)
         if trouble := done_marks.set_mark(self._service, task.request.id, seconds):
             logger.warning("%s is done, and may be done again if it is delivered twice: %s", task.request.id, trouble)
 
@@ -281,8 +323,8 @@ class TaskLock:
         given, settings = self._options["max_hold"], self._service.settings
         if given is not UNSET or settings.max_hold is not None or not self.renews:
             return given
-        hard_limit = _hard_limit(task)
-        return UNSET if hard_limit is None else max(hard_limit, self._lease)
+        limit = hard_limit(task)
+        return UNSET if limit is None else max(limit, self._lease)
 
     @property
     def renews(self) -> bool:
@@ -306,12 +348,12 @@ class TaskLock:
 
     def _was_begun(self, request: Any, busy: LockBusy) -> bool:
         """May this task have been begun by a worker that died, and be forgotten if it is skipped now?"""
-        return self._is_held_by_itself(request, busy) or _is_copy(request)
+        return self._is_held_by_itself(request, busy) or is_copy(request)
 
     def _is_held_by_itself(self, request: Any, busy: LockBusy) -> bool:
         """Does another run of this very task have the lock?"""
         holders = [busy.holder] if busy.slots == 1 else [each.holder for each in self._service.holders(busy.key)]
-        return any(holder is not None and holder.label.endswith(_mark(request)) for holder in holders)
+        return any(holder is not None and holder.label.endswith(mark(request)) for holder in holders)
 
     def _skip_or_send_again(self, task: Any, busy: LockBusy) -> Skipped:
         self._stop_if_done(task.request)
@@ -320,7 +362,7 @@ class TaskLock:
         raise self._sent_again(task, busy)
 
     def _sent_again(self, task: Any, busy: LockBusy) -> Retry:
-        """What ends this run, as `Task.retry` would end it, but with no retry counted."""
+        """For when the lock may be free."""
         request, now = task.request, time.time()
         since = min(busy_since(request) or now, now)  # a clock may have been set back
         left = None if self._busy_for is None else since + self._busy_for - now
@@ -328,69 +370,16 @@ class TaskLock:
             left = None  # what becomes of the task is that run's to say
         if left is not None and left <= 0:
             raise busy
-        seconds = pause(now - since, busy.retry_after, _longest(task), self._countdown)
+        seconds = pause(now - since, busy.retry_after, longest(task), self._countdown)
         if left is not None:
-            seconds = min(seconds, max(left, _SHORTEST))  # the last try is made when the time is over
-        again = task.signature_from_request(request, countdown=seconds, retries=request.retries)
-        again.options["headers"] = {**(again.options.get("headers") or {}), HEADER: [since, request.retries]}
-        try:
-            again.apply_async(add_to_parent=False)  # it is the same task, and no child of itself
-        except OperationalError as error:
-            if task.acks_late:
-                raise Reject(error, requeue=True) from error
-            raise
-        return Retry(f"{busy.details}; sent again, for in {seconds:.1f} s", exc=busy, when=seconds, sig=again)
+            seconds = min(seconds, max(left, SHORTEST))  # the last try is made when the time is over
+        return sent_again(task, seconds, busy, busy.details, {HEADER: [since, request.retries]})
 
 
 def locks_of(function: Any) -> tuple[TaskLock, ...]:
     """The locks that `lock_task` put around a function, from the outside in."""
     locks: tuple[TaskLock, ...] = getattr(function, "task_locks", ())
     return locks
-
-
-def busy_since(request: Any) -> float | None:
-    """Since when the lock of the task is busy (Unix time), as its message tells; `None` if this is its first try."""
-    match (request.headers or {}).get(HEADER):
-        case [float(since), int(retries)] if retries == request.retries:
-            return since
-    return None
-
-
-def pause(busy_for: float, left: float | None, longest: float = _LONGEST, wanted: float | None = None) -> float:
-    """Seconds until a task is to try again, whose lock has been busy for so many.
-
-    `left`: of the holder's lease, `None` = no end in sight. `wanted`: what is asked for instead.
-    """
-    if wanted is not None:
-        return min(wanted * random.uniform(1, 1 + _SPREAD), longest)
-    # Most holders are done long before their leases end. In proportion to the time that has gone by: a lock that is
-    # wanted by many is seldom idle, and one that is held for long is not asked for often.
-    soon = max(1.0, busy_for * _SPREAD) * random.uniform(1, 2)
-    if left is not None:
-        soon = min(soon, max(left, _SHORTEST) + random.uniform(0, _SHORTEST))
-    return min(soon, longest)
-
-
-def _longest(task: Any) -> float:
-    # A message with a countdown lies with a worker, unacknowledged: when the visibility timeout is over, the broker
-    # would deliver it once more, and each copy would be sent again.
-    visible = (task.app.conf.broker_transport_options or {}).get("visibility_timeout")
-    return min(_LONGEST, visible / 2) if visible else _LONGEST
-
-
-def _is_copy(request: Any) -> bool:
-    """Was this message delivered before, or sent again?"""
-    return bool((request.delivery_info or {}).get("redelivered")) or busy_since(request) is not None
-
-
-def _mark(request: Any) -> str:
-    return f"[{request.id}]"
-
-
-def _hard_limit(task: Any) -> float | None:
-    of_this_run = (task.request.timelimit or (None, None))[0]
-    limit: float | None = of_this_run or task.time_limit or task.app.conf.task_time_limit
-    return limit or None
 
 
 checks.register(check_visibility_timeout)

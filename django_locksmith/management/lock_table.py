@@ -71,7 +71,7 @@ LIMIT_COLUMNS = (
     Column("RATE", lambda limit: printable(limit.rate), rank=2),
     Column("USED", _used, rank=0),
     Column("WAITING", lambda limit: str(limit.waiting), rank=0),
-    Column("LAST PLACE IN", lambda limit: _seconds(limit.last_place_in), rank=3),
+    Column("NEXT PLACE IN", lambda limit: _seconds(limit.next_place_in), rank=3),
     Column("PAUSED FOR", lambda limit: _seconds(limit.paused_for), rank=1),
 )
 

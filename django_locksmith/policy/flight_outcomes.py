@@ -34,6 +34,10 @@ class Values(Protocol):
     async def old(self) -> Any:
         """The copy, which may be out of date, or `MISSING`. Trouble as above."""
 
+    @property
+    def old_lives(self) -> bool:
+        """Is that copy as good as a new value, and only to be refreshed in time?"""
+
     async def put(self, value: Any, longest: float | None = None) -> None:
         """Store both; a value that may be out of date alone, and for so many seconds at most. Trouble is logged."""
 

@@ -39,6 +39,8 @@ async def obtain(flights: FlightStore, local_flights: LocalFlights, call: Call) 
         if call.in_background:
             call.refresh()
             return Obtained(old, "old")
+        if call.values.old_lives:  # it is as good as a new one
+            call = call._replace(on_error="stale", on_timeout="stale_or_raise")
         call = _with_patience(call, flights.now())
     waits = old is MISSING or call.patience > 0
     while True:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..exceptions import LockUnavailable, RetryLater, ServerTrouble
 from ..redis.key_names import encode
 from ..redis.messages import NoReply
+from ..redis.rate_store import Place
 from ..tokens import new_token
 from .locks import once_more
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ..rates import Rate
     from ..records import RateInfo
     from ..redis.key_names import RateNames
-    from ..redis.rate_store import Place, RateStore
+    from ..redis.rate_store import RateStore
 
 _LONGEST = 365 * 86400.0
 _LISTENS_FOR = 5.0
@@ -87,6 +88,35 @@ async def take(
     if not place.number:
         raise RetryLater(min(place.left, _LONGEST))
     return Taken(rates.now() - began, came_at)
+
+
+# ---- booked by one call, waited for by another
+
+
+async def book(rates: RateStore, names: RateNames, terms: Terms) -> Place:
+    """Book the next place, and do not wait for it. Raises `RetryLater` if it is too far away, and `LockUnavailable`."""
+    by = encode(new_token())
+    place: Place = await once_more(rates.book, names, terms.rate, terms.cost, terms.wait, by)
+    if not place.number:
+        raise RetryLater(min(place.left, _LONGEST))
+    return place
+
+
+async def find(rates: RateStore, names: RateNames, number: int, late: float) -> Place | None:
+    """The place of this number as it is now; `None` if it came more than so many seconds ago, or is forgotten."""
+    left, at = await once_more(rates.place, names, number)
+    if at is None or left < -late:
+        return None
+    return Place(rates.now(), max(0.0, left), at, number, 0)
+
+
+async def take_booked(rates: RateStore, memory: LocalSchedule, names: RateNames, terms: Terms, place: Place) -> Taken:
+    """Return when it has come. Raises `RetryLater` if a pause moves it further than the caller waits: it stays ours."""
+    began = rates.now()
+    memory.note(place.received + place.left, terms.cost, terms.most)
+    until = inf if terms.wait is None else began + terms.wait
+    at = await _until_it_has_come(rates, memory.sleepers, names, place, until)
+    return Taken(rates.now() - began, at)
 
 
 async def _until_it_has_come(

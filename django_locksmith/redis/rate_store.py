@@ -96,7 +96,7 @@ class RateStore:
         reply = await self._store.run(LOOK_RATE, names)
         if not reply:
             return None
-        now, pause, rate, kept, last, waiting, *used = reply
+        now, pause, rate, kept, last, waiting, following, *used = reply
         windows = [each.split("/") for each in decode(kept).split(" ")]
         return RateInfo(
             name=names.key,
@@ -106,6 +106,7 @@ class RateStore:
             ),
             waiting=waiting,
             last_place_in=max(0, last - now) / 1e6,
+            next_place_in=max(0, following - now) / 1e6,
             paused_for=max(0, pause - now) / 1e6,
         )
 

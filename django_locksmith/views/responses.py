@@ -14,7 +14,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
-    from ..exceptions import LockBusy
+    from ..exceptions import LockBusy, RetryLater
 
 BUSY = 409
 """The same operation is under way, and the client need not change its request (RFC 9110, 15.5.10)."""
@@ -33,6 +33,12 @@ def busy(request: HttpRequest, error: LockBusy, status: int = BUSY, retry_after:
     more = {"key": _printable(error.key), "holder": _printable(str(error.holder or ""))} if settings.DEBUG else {}
     detail = "Another request of this kind is being worked on."
     return _answer(request, status, pause, detail, "locksmith/busy.html", more)
+
+
+def later(request: HttpRequest, error: RetryLater, status: int = 503) -> HttpResponse:
+    """What this would need is used up for now: come again when it is not."""
+    pause = max(1, math.ceil(error.seconds))
+    return _answer(request, status, pause, "This is not possible at the moment.", "locksmith/unavailable.html", {})
 
 
 def unavailable(request: HttpRequest) -> HttpResponse:

@@ -9,7 +9,8 @@ import pytest
 from celery import Celery
 
 from django_locksmith import LockBusy, locksmith
-from django_locksmith.contrib.celery import HEADER, lock_task
+from django_locksmith.contrib.celery import lock_task
+from django_locksmith.contrib.celery_messages import HEADER
 from tests.edge.test_tasks import TO_CELERY, hold, trace
 from tests.helpers.servers import poll
 from tests.helpers.workers import Queues, without_workers

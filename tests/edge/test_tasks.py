@@ -22,7 +22,8 @@ from django.core.management.base import BaseCommand
 from django.test import override_settings
 
 from django_locksmith import LockBusy, Locksmith, Skipped, locksmith
-from django_locksmith.contrib.celery import HEADER, lock_task, pause
+from django_locksmith.contrib.celery import lock_task
+from django_locksmith.contrib.celery_messages import HEADER, pause
 from tests.helpers import servers
 from tests.helpers.servers import poll
 from tests.helpers.workers import Queues, Worker, without_workers

@@ -295,6 +295,8 @@ class World:
 class CachedValues:
     """The cache of the world; each of its requests is a step, too."""
 
+    old_lives = False
+
     def __init__(self, world: World, life: Life) -> None:
         self._world = world
         self._life = life

@@ -254,7 +254,7 @@ def test_it_asks_for_its_own_key(valkey: Deployment) -> None:
         ([5], {}, "the key of a value is a str"),
         (["a"], {"most": 0}, "most must be 1 or more"),
         (["a"], {"most": True}, "most must be a whole number"),
-        (["a"], {"patience": 1, "stale": 5}, "has no refresh and no patience"),
+        (["a"], {"patience": 1, "stale": 5}, "has no refresh, no patience"),
         (["a"], {"fresh": 1}, "single flight has no option 'fresh'"),
         ([str(number) for number in range(10_001)], {}, "10,001 keys are too many at once"),
     ],

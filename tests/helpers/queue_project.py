@@ -31,7 +31,8 @@ settings.configure(
 django.setup()
 
 from django_locksmith import locksmith  # noqa: E402  # only now there are settings
-from django_locksmith.contrib.celery import busy_since, lock_task  # noqa: E402  # as above
+from django_locksmith.contrib.celery import lock_task  # noqa: E402  # as above
+from django_locksmith.contrib.celery_messages import busy_since  # noqa: E402  # as above
 
 app = Celery("queue_project", broker=QUEUES, backend=QUEUES)
 app.conf.update(
@@ -78,6 +79,14 @@ def patient(self: Any, key: str, value: Any = None) -> dict[str, Any]:
 @app.task
 @lock_task("{key}", busy_for=1)
 def impatient(key: str) -> None: ...
+
+
+@app.task
+@lock_task("{key}", rate_limit=locksmith.rate_limit("api", "2/3s"))
+def calls_the_api(key: str) -> str:
+    seconds, micros = there.time()
+    there.rpush("called", seconds + micros / 1e6)
+    return "done"
 
 
 @app.task(bind=True)

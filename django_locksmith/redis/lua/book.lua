@@ -23,13 +23,8 @@ if last > now + LONGEST then
   last = 0
 end
 if redis.call('HGET', state, 'by') == ARGV[4] then return {1, now, last, n, moved} end
-local place = math.max(now, last, paused_until()) -- never before those who came first
-for _, window in ipairs(windows) do
-  -- The call that leaves this window as the last of ours enters it.
-  local before = redis.call('LINDEX', places, cost - 1 - window[1])
-  if before then place = math.max(place, tonumber(before) + window[2]) end
-end
-if place > now then place = math.max(place, last + apart) end
+local function from_end(i) return redis.call('LINDEX', places, -i) end
+local place = first_place(windows, cost, apart, paused_until(), from_end)
 local length = redis.call('LLEN', places)
 if (wait >= 0 and place - now > wait) or length + cost > most + MOST_BOOKED then return {0, now, place} end
 

@@ -1,22 +1,25 @@
 -- What there is to see of a rate limit. KEYS stand in schedule.lua.
 --
--- Returns  {now, pause, rate, windows, the last place, waiting, used in each window...}; {} if there is nothing
+-- Returns  {now, pause, rate, windows, the last place, waiting, the next place, used in each window...}; {} if there is
+--          nothing
 
 local rate, kept = redis.call('HGET', state, 'rate'), redis.call('HGET', state, 'windows')
 if not (rate and kept) then return {} end
-local used, longs = {}, {}
-for us in string.gmatch(kept, '/(%d+)') do
-  used[#used + 1], longs[#longs + 1] = 0, tonumber(us)
+local used, windows, apart = {}, {}, 10000
+for calls, us in string.gmatch(kept, '(%d+)/(%d+)') do
+  windows[#windows + 1] = {tonumber(calls), tonumber(us)}
+  used[#windows], apart = 0, math.min(apart, math.floor(us / calls / 10))
 end
-local waiting, last = 0, 0
-for _, text in ipairs(redis.call('LRANGE', places, 0, -1)) do
+local waiting, last, all = 0, 0, redis.call('LRANGE', places, 0, -1)
+for _, text in ipairs(all) do
   last = tonumber(text)
   if last > now then
     waiting = waiting + 1
   else
-    for i, us in ipairs(longs) do
-      if last > now - us then used[i] = used[i] + 1 end
+    for i, window in ipairs(windows) do
+      if last > now - window[2] then used[i] = used[i] + 1 end
     end
   end
 end
-return {now, paused_until(), rate, kept, last, waiting, unpack(used)}
+local next_place = first_place(windows, 1, apart, paused_until(), function(i) return all[#all + 1 - i] end)
+return {now, paused_until(), rate, kept, last, waiting, next_place, unpack(used)}

@@ -56,10 +56,4 @@ if has_moved then
   redis.call('XADD', news, string.format('%.0f-0', moved), 'moved', '1')
 end
 keep_until(math.max(last, pause, now) + longest)
-local next_place = math.max(now, last, pause)
-for _, window in ipairs(windows) do
-  local before = all[#all + 1 - window[1]]
-  if before then next_place = math.max(next_place, before + window[2]) end
-end
-if next_place > now then next_place = math.max(next_place, last + apart) end
-return next_place - now
+return first_place(windows, 1, apart, pause, function(i) return all[#all + 1 - i] end) - now

@@ -25,6 +25,18 @@ local function windows_from(first)
   return windows, most, longest, apart, table.concat(texts, ' ')
 end
 
+-- The first place at which every window has room for so many calls; `from_end(i)` is the i-th of all, from the last one.
+local function first_place(windows, cost, apart, pause, from_end)
+  local last = tonumber(from_end(1) or 0)
+  local place = math.max(now, last, pause) -- never before those who came first
+  for _, window in ipairs(windows) do
+    -- The call that leaves this window as the last of ours enters it.
+    local leaving = tonumber(from_end(window[1] - cost + 1) or '')
+    if leaving then place = math.max(place, leaving + window[2]) end
+  end
+  return place > now and math.max(place, last + apart) or place
+end
+
 -- Numbers are never used twice, also where all was forgotten: they begin with the time.
 local function number_of_last()
   local n = tonumber(redis.call('HGET', state, 'n') or '')
