@@ -14,7 +14,7 @@ The way in, for readers of the code (imports point down only, `lint-imports` pro
               acquisition.py  inspection.py
               single_flight.py -> many_values.py
               flight_options.py  flight_calls.py
-              rate_limit.py  api_headers.py
+              rate_limit.py  turns.py  api_headers.py
               cached_values.py  computed.py  computing.py  decorating.py
               key_templates.py  functions.py  redis_py_words.py  taken.py  blocks.py  done_marks.py
               said_once.py  loss.py  stable_texts.py

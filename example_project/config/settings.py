@@ -65,7 +65,12 @@ DATABASES = {
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": REDIS_URL}}
-LOCKSMITH = {"REDIS": "default"}
+LOCKSMITH = {
+    "REDIS": "default",
+    "RATE_LIMITS": {"weather": os.environ.get("WEATHER_RATE", "10/s")},  # what the API allows: weather/api.py --rate
+    # It counts when calls reach it, and some take longer to than others: for so many seconds more than its own second.
+    "RATE_CAUTION": 0.1,
+}
 
 CELERY_BROKER_URL = REDIS_URL
 CELERY_TASK_IGNORE_RESULT = True

@@ -1,4 +1,4 @@
-"""Forecasts from the cache, or else from the API, in three ways: without a lock, with `cache.lock`, `get_or_set`."""
+"""Forecasts from the cache, or else from the API: without a lock, with `cache.lock`, `get_or_set`, and a rate limit."""
 
 from __future__ import annotations
 
@@ -56,6 +56,21 @@ async def aforecast(city: str, fresh_for: float = FRESH_FOR) -> Forecast:
     return found
 
 
+def limited_forecast(city: str) -> Forecast:
+    """As `forecast`; and whoever calls the API does so at its place in the schedule that the whole fleet keeps."""
+    return locksmith.get_or_set(
+        cache_key(city), lambda: _fetch(city, FRESH_FOR), FRESH_FOR, stale=STALE_FOR, rate_limit="weather"
+    )
+
+
+async def alimited_forecast(city: str) -> Forecast:
+    """The same for async views."""
+    found: Forecast = await locksmith.aget_or_set(
+        cache_key(city), lambda: _afetch(city, FRESH_FOR), FRESH_FOR, stale=STALE_FOR, rate_limit="weather"
+    )
+    return found
+
+
 def _fetch(city: str, fresh_for: float) -> Forecast:
     try:
         return fetch_forecast(city, fresh_for)
@@ -83,4 +98,5 @@ WAYS = {
     "unlocked": Way("without a lock", unlocked_forecast, sync_to_async(unlocked_forecast)),
     "cache-lock": Way("cache.lock", cache_locked_forecast, sync_to_async(cache_locked_forecast)),
     "get-or-set": Way("get_or_set", forecast, aforecast),
+    "rate-limit": Way("with a rate limit", limited_forecast, alimited_forecast),
 }

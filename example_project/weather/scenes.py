@@ -21,20 +21,29 @@ if TYPE_CHECKING:
 
     from .surroundings import Api
 
+MANY = 300
+"""Cities of which each has visitors of its own."""
 FACES = {"sync": "forecast", "async": "aforecast"}
 """The two views that a crowd can visit."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """`over_limit`: the forecast in the cache is old, and somebody else has just used up the API's limit."""
+    """`over_limit`: the forecast in the cache is old, and somebody else has just used up the API's limit.
+
+    `cities`: so many forecasts are wanted, each by somebody else; 1 = all want the same.
+    """
 
     way: str
     city: str
     over_limit: bool = False
+    cities: int = 1
 
-    def path(self, face: str) -> str:
-        return reverse(FACES[face], args=[self.city]) + f"?way={self.way}"
+    def names(self) -> list[str]:
+        return [self.city] if self.cities == 1 else [f"{self.city} {number}" for number in range(1, self.cities + 1)]
+
+    def paths(self, face: str) -> list[str]:
+        return [reverse(FACES[face], args=[name]) + f"?way={self.way}" for name in self.names()]
 
 
 # Each has a city of its own, so that none finds what another one left in the cache.
@@ -44,6 +53,9 @@ SCENES = {
     "get-or-set": Scene("get-or-set", "Reykjavik"),
     "over-limit-cache-lock": Scene("cache-lock", "Turku", over_limit=True),
     "over-limit": Scene("get-or-set", "Bergen", over_limit=True),
+    "many-unlocked": Scene("unlocked", "Village", cities=MANY),
+    "many-get-or-set": Scene("get-or-set", "Harbour", cities=MANY),
+    "many-rate-limit": Scene("rate-limit", "Valley", cities=MANY),
 }
 
 
@@ -65,6 +77,7 @@ class Run:
         self._phase = "waiting for the curtain"
         self._log: dict[str, Any] = {"calls": []}
         self._commands = 0
+        self._rate = 0
 
     def play(self) -> None:
         """The whole scene."""
@@ -75,6 +88,7 @@ class Run:
             self._crowd.come()
             self._commands = commands_so_far() - before - 1  # but for the question itself
             self._log = self._api.log()
+            self._rate = self._log["rate"]
         except OSError as error:
             self.trouble = f"The weather API does not answer: {error}"
         except (LocksmithError, RedisError) as error:
@@ -86,7 +100,8 @@ class Run:
     def _prepare(self) -> None:
         self._phase = "emptying the cache"
         self._api.reset()
-        locksmith.invalidate(forecasts.cache_key(self._scene.city))
+        for name in self._scene.names():
+            locksmith.invalidate(forecasts.cache_key(name))
         if self._scene.over_limit:
             self._phase = "letting the forecast go stale"
             old = forecasts.forecast(self._scene.city, fresh_for=1)
@@ -98,11 +113,14 @@ class Run:
         """All that the page draws. Times in seconds since the crowd came."""
         if self.running:
             self._log = self._api.log()
+            self._rate = self._log["rate"]
         zero = self._crowd.arrived or time.monotonic()
         return {
             "scene": self.name,
             "face": self.face,
-            "path": self._scene.path(self.face),
+            "path": self._scene.paths(self.face)[0],
+            "cities": self._scene.cities,
+            "rate": self._rate,
             "running": self.running,
             "phase": self._phase,
             "trouble": self.trouble,
@@ -120,15 +138,14 @@ class Run:
         }
 
     def _counters(self) -> dict[str, float]:
-        gone = [visitor for visitor in self._crowd.visitors if visitor.ended is not None]
-        waits = [visitor.waited for visitor in gone if visitor.served]
+        visitors = self._crowd.visitors
         return {
             "calls": len(self._log["calls"]),
             "refused": sum(call["retry_after"] > 0 for call in self._log["calls"]),
-            "served": len(waits),
-            "failed": len(gone) - len(waits),
+            "served": sum(visitor.served for visitor in visitors),
+            "failed": sum(visitor.missed for visitor in visitors),
             "commands": self._commands,
-            "longest_wait": round(max(waits, default=0.0), 3),
+            "longest_wait": round(max(visitor.longest for visitor in visitors), 3),
         }
 
 
@@ -158,7 +175,7 @@ class Stage:
             log = api.log()
             # So long that some come after the API's pause, too.
             over = 1.5 * log["pause"] if scene.over_limit else 0
-            self._run = Run(name, face, api, Crowd(visitors, servers, scene.path(face), over))
+            self._run = Run(name, face, api, Crowd(visitors, servers, scene.paths(face), over))
             Thread(target=self._run.play, daemon=True).start()
             return self._run
 

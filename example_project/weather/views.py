@@ -19,7 +19,7 @@ from django_locksmith import LocksmithError, RetryLater
 from . import visits
 from .client import Forecast, RateLimited
 from .forecasts import WAYS, Way
-from .scenes import FACES, SCENES, RunIsOn, stage
+from .scenes import FACES, MANY, SCENES, RunIsOn, stage
 from .surroundings import Api
 from .visits import Visit
 
@@ -34,7 +34,12 @@ TROUBLE = (RateLimited, RetryLater, LocksmithError, OSError)
 @ensure_csrf_cookie
 def page(request: HttpRequest) -> HttpResponse:
     """The page with the buttons. What they start runs on the servers; the page asks how it stands."""
-    context = {"visitors": settings.VISITORS, "servers": len(settings.SERVERS) or 1, "api": settings.WEATHER_API}
+    context = {
+        "visitors": settings.VISITORS,
+        "forecasts": MANY,
+        "servers": len(settings.SERVERS) or 1,
+        "api": settings.WEATHER_API,
+    }
     try:
         context["limits"] = Api(settings.WEATHER_API).log()
     except OSError as error:

@@ -193,7 +193,7 @@ WITH: dict[tuple[str, str], Callable[[Names, Project], None]] = {
     ("docs/monitoring.md", "LOGGING ="): logged,
     ("docs/single-flight.md", "def fetch(city)"): fetched,
     ("docs/single-flight.md", "forecast_view"): viewed,
-    ("docs/tasks.md", "@shared_task"): imported,
+    ("docs/tasks.md", "@shared_task(acks_late"): imported,
     ("docs/tasks.md", "django.tasks"): queued,
     ("docs/testing.md", "LOCKSMITH ="): settings_hold,
     ("docs/views.md", "check_out"): carted,

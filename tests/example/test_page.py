@@ -247,11 +247,26 @@ def test_picture_is_in_view_when_a_run_begins(visit: Callable[..., Visited], siz
     page.outcome()
 
 
+def test_many_forecasts(visit: Callable[..., Visited]) -> None:
+    """With a rate limit nearly all of 300 forecasts come; the picture shows each second's calls, and the allowance."""
+    page = visit()
+    counters = page.press("many-rate-limit")
+    assert int(counters["served"]) + int(counters["failed"]) == 300
+    assert int(counters["served"]) > 200  # a machine that stands still makes the calls of two seconds at once
+    bars = page.tab.evaluate(
+        "[...document.querySelectorAll('#timeline .used')].map((bar) => +bar.getAttribute('height'))"
+    )
+    line = page.tab.evaluate("+document.querySelector('#timeline .allowed').getAttribute('y1')")
+    assert 25 < len(bars) < 60
+    assert max(bars) <= 48 - line + 0.01, "no second has more answers than are allowed"
+    assert "300 forecasts: with a rate limit" in page.tab.inner_text("#results")
+
+
 def test_buttons_show_their_code(visit: Callable[..., Visited]) -> None:
     """Each button shows, in three lines, what a project would write."""
     page = visit()
     shown = [code.inner_text() for code in page.tab.query_selector_all("button > code")]
-    assert len(shown) == len(page.tab.query_selector_all("#scenes button")) == 5
+    assert len(shown) == len(page.tab.query_selector_all("#scenes button")) == 8
     assert all(len(code.splitlines()) == 3 for code in shown)
     assert page.tab.evaluate(
         "[...document.querySelectorAll('button > code')].every((code) => code.scrollWidth <= code.clientWidth)"

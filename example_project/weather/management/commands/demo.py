@@ -1,4 +1,4 @@
-"""Many visitors, one rate-limited API, three ways to share what it says: as a table, or as a page to play with."""
+"""Many visitors, one rate-limited API, and ways to share what it says: as a table, or as a page to play with."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from urllib.request import HTTPCookieProcessor, ProxyHandler, Request, build_ope
 from django.core.management import BaseCommand, CommandError
 
 from weather.forecasts import WAYS
+from weather.scenes import MANY, SCENES
 from weather.surroundings import ADMIN, database, some_redis, wake, weather_api, web_server
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ PAUSE = 4
 """Seconds for which the API is closed to who has called too often: long enough to be seen."""
 SECONDS = 1
 """How long the API takes for a forecast."""
-PATIENCE = 120
+ONE, MANY_CITIES = ("unlocked", "cache-lock", "get-or-set"), ("many-unlocked", "many-get-or-set", "many-rate-limit")
+"""The scenes: all want one forecast, and each wants others."""
+PATIENCE = 300
 """Seconds after which the demo gives up on its own servers."""
 
 
@@ -53,7 +56,7 @@ class Progress:
             self._stream.write(f"{self._line(done)}\n")
 
     def _line(self, done: int) -> str:
-        return f"{self._way:<15}{done:>4} of {self._total} visitors are done"
+        return f"{self._way:<18}{done:>4} of {self._total} are done"
 
 
 class Page:
@@ -114,14 +117,19 @@ class Command(BaseCommand):
             with _everything(processes, threads, rate, port if page else None) as url:
                 if page:
                     self._serve(url)
-                rows = [self._try(way, url, processes * threads) for way in WAYS]
+                crowd = processes * threads
+                rows = [self._try(scene, url, crowd) for scene in ONE]
+                many = [self._try(scene, url, MANY) for scene in MANY_CITIES]
         except KeyboardInterrupt:
             sys.stderr.write("\nStopped.\n")
             sys.exit(0 if page else 128 + signal.SIGINT)
         if options["json"]:
-            self.stdout.write(json.dumps(rows, indent=2))
-        else:
-            self._print(rows, f"{processes * threads} visitors of {processes} servers; {rate} calls a second allowed")
+            self.stdout.write(json.dumps([*rows, *many], indent=2))
+            return
+        allowed = f"{crowd} visitors of {processes} servers; {rate} calls a second allowed"
+        self._print(rows, f"One forecast: {allowed}")
+        self._print(many, f"{MANY} forecasts: {allowed}")
+        self.stdout.write("\nTo see it in a browser: manage.py demo --page")
 
     def _serve(self, url: str) -> None:
         name, password = ADMIN
@@ -133,29 +141,29 @@ class Command(BaseCommand):
         while True:
             signal.pause()
 
-    def _try(self, way: str, url: str, size: int) -> dict[str, Any]:
-        progress = Progress(sys.stderr, WAYS[way].title, size)
+    def _try(self, scene: str, url: str, size: int) -> dict[str, Any]:
+        title = "get_or_set alone" if scene == "many-get-or-set" else WAYS[SCENES[scene].way].title
+        progress = Progress(sys.stderr, title, size)
         done = 0
         counters: dict[str, Any] = {}
-        for picture in Page(url).play(way):
+        for picture in Page(url).play(scene):
             counters = picture["counters"]
             done = counters["served"] + counters["failed"]
             progress.show(done)
         progress.end(done)
-        return {"way": WAYS[way].title, **counters}
+        return {"way": title, "forecasts": SCENES[scene].cities, **counters}
 
     def _print(self, rows: list[dict[str, Any]], title: str) -> None:
         self.stdout.write(f"\n{title}\n\n")
         self.stdout.write(
-            f"{'':<15}{'API calls':>10}{'429s':>7}{'served':>9}{'failed':>9}{'Redis commands':>17}{'longest wait':>15}"
+            f"{'':<18}{'API calls':>10}{'429s':>7}{'served':>9}{'failed':>9}{'Redis commands':>17}{'longest wait':>15}"
         )
         for row in rows:
             self.stdout.write(
-                "{way:<15}{calls:>10}{refused:>7}{served:>9}{failed:>9}{commands:>17}{longest_wait:>13.2f} s".format(
+                "{way:<18}{calls:>10}{refused:>7}{served:>9}{failed:>9}{commands:>17}{longest_wait:>13.2f} s".format(
                     **row
                 )
             )
-        self.stdout.write("\nTo see it in a browser: manage.py demo --page")
 
 
 @contextmanager
@@ -167,7 +175,12 @@ def _everything(processes: int, threads: int, rate: int, port: int | None) -> It
     with ExitStack() as started:
         redis_url = started.enter_context(some_redis())
         api_url = started.enter_context(weather_api(rate, PAUSE, SECONDS))
-        env = {"REDIS_URL": redis_url, "WEATHER_API": api_url, "VISITORS": str(processes * threads)}
+        env = {
+            "REDIS_URL": redis_url,
+            "WEATHER_API": api_url,
+            "WEATHER_RATE": f"{rate}/s",
+            "VISITORS": str(processes * threads),
+        }
         if port is not None:
             env["DATABASE"] = started.enter_context(database())
         servers = [started.enter_context(web_server(env)) for _ in range(processes)]

@@ -7,6 +7,9 @@ const WAYS = {
   "get-or-set": "get_or_set",
   "over-limit-cache-lock": "cache.lock, over the limit",
   "over-limit": "get_or_set, over the limit",
+  "many-unlocked": "300 forecasts: no lock",
+  "many-get-or-set": "300 forecasts: get_or_set alone",
+  "many-rate-limit": "300 forecasts: with a rate limit",
 };
 const OUTCOMES = {
   "": "still waiting",
@@ -23,7 +26,7 @@ const form = document.getElementById("scenes");
 const story = document.getElementById("story");
 const timeline = document.getElementById("timeline");
 let shown = null; // the picture on the screen, to draw it anew when the window changes
-let longest = 0.5; // seconds that the longest run took so far: all are drawn to one scale
+const longest = { one: 0.5, many: 0.5 }; // seconds that the longest run took so far: all of a kind are drawn to one scale
 const answers = new Map(); // of each way that was tried: when its visitors got their answers, and of which kind
 
 form.addEventListener("submit", (event) => {
@@ -126,6 +129,7 @@ const API_TOP = 18;
 const API_HEIGHT = 30;
 const FIRST_ROW = API_TOP + API_HEIGHT + 26;
 const LEFT = 6;
+const ROOM_FOR_LABELS = 190;
 
 // On a phone, too, the whole crowd is in view.
 function rowHeight() {
@@ -137,21 +141,49 @@ function drawTimeline(picture) {
   const rows = inOrderOfAnswers(picture.visitors);
   // As high and as wide as it will become, as far as one knows: what grows all the time is hard to look at.
   const bottom = FIRST_ROW + picture.visitors.length * rowHeight() + 4;
-  longest = Math.max(longest, picture.over, ...rows.map((visitor) => visitor.ended ?? picture.now));
-  const end = longest * 1.02;
+  const kind = kindOf(picture);
+  longest[kind] = Math.max(longest[kind], picture.over, ...rows.map((visitor) => visitor.ended ?? picture.now));
+  const end = longest[kind] * 1.02;
   const x = (moment) => LEFT + (Math.max(0, moment) / end) * (width - LEFT - 4);
   const parts = [
     ...retryWindows(picture.calls, end).map((each) => windowPart(each, x, bottom)),
     axisPart(end, x, bottom),
     label(LEFT, API_TOP - 6, "weather API"),
     label(LEFT, FIRST_ROW - 8, "visitors"),
-    ...picture.calls.map((call, index) => callPart(call, index, picture, x)),
+    ...(kind === "many"
+      ? allowanceParts(picture, x, end)
+      : picture.calls.map((call, index) => callPart(call, index, picture, x))),
     ...rows.map((visitor, row) => visitorPart(visitor, row, x, picture)),
     ...handouts(picture.calls, rows).map((each) => handoutPart(each, x)),
   ];
   timeline.setAttribute("viewBox", `0 0 ${width} ${bottom + 20}`);
   timeline.setAttribute("height", bottom + 20);
   timeline.innerHTML = parts.join("");
+}
+
+// Does each visitor want another forecast?
+function kindOf(picture) {
+  return picture.cities > 1 ? "many" : "one";
+}
+
+// What the API allows in a second, as a line; what it answered in each, and on top what it refused, as bars.
+function allowanceParts(picture, x, end) {
+  const bottom = API_TOP + API_HEIGHT;
+  const unit = API_HEIGHT / 2 / picture.rate;
+  const parts = [];
+  for (let second = 0; second < end; second += 1) {
+    const calls = picture.calls.filter((call) => Math.floor(call.at) === second);
+    const refused = calls.filter((call) => call.retry_after).length;
+    const used = (calls.length - refused) * unit;
+    const over = Math.min(refused * unit, API_HEIGHT - used);
+    const wide = Math.max(1, x(Math.min(second + 1, end)) - x(second) - 1);
+    const title = `<title>second ${second + 1}: ${calls.length - refused} answered, ${refused} refused</title>`;
+    parts.push(`<rect class="used" x="${x(second)}" y="${bottom - used}" width="${wide}" height="${used}">${title}</rect>`);
+    parts.push(`<rect class="over" x="${x(second)}" y="${bottom - used - over}" width="${wide}" height="${over}">${title}</rect>`);
+  }
+  const y = bottom - API_HEIGHT / 2;
+  parts.push(`<line class="allowed" x1="${x(0)}" y1="${y}" x2="${x(end)}" y2="${y}"/>`);
+  return parts;
 }
 
 // Who has the answer stays where it is; who has not stands below.
@@ -175,7 +207,9 @@ function retryWindows(calls, end) {
 function windowPart(each, x, bottom) {
   const from = x(each.from);
   const wide = x(each.shownTo) - from;
-  const words = `Retry-After: ${each.retryAfter} s${each.to > each.shownTo ? " →" : ""}`;
+  // Not over what else stands there.
+  const said = `Retry-After: ${each.retryAfter} s${each.to > each.shownTo ? " →" : ""}`;
+  const words = from + wide < LEFT + ROOM_FOR_LABELS ? "" : said;
   return (
     `<rect class="window" x="${from}" y="${API_TOP}" width="${wide}" height="${bottom - API_TOP}"/>` +
     `<text class="window-label" text-anchor="end" x="${from + wide - 2}" y="${API_TOP - 6}">${words}</text>`
@@ -271,7 +305,7 @@ function summary(picture) {
   const { calls, refused, served, failed, longest_wait: wait } = picture.counters;
   const sentences = [
     `${count(calls, "call")} of the API, ${refused ? `${refused} refused with a 429` : "none refused"}.`,
-    `${count(served, "visitor")} served within ${seconds(wait)}${failed ? `; ${failed} got an error` : ""}.`,
+    `${count(served, kindOf(picture) === "many" ? "forecast" : "visitor")} served within ${seconds(wait)}${failed ? `; ${failed} got an error` : ""}.`,
     ...whoWaited(picture.visitors),
     ...aboutRetries(picture),
   ];
@@ -307,7 +341,7 @@ function addResult(picture) {
   const cells = figures.map((figure, index) => `<td${bad[index] ? ' class="bad"' : ""}>${figure}</td>`);
   row.id = id;
   row.innerHTML = `<th scope="row">${WAYS[picture.scene]} <span class="quiet">${picture.face}</span></th>${cells.join("")}<td class="answers"></td>`;
-  answers.set(id, picture.visitors);
+  answers.set(id, { kind: kindOf(picture), visitors: picture.visitors });
   document.querySelector("#results tbody").append(row);
   document.getElementById("results").hidden = false;
   drawAnswers();
@@ -315,10 +349,11 @@ function addResult(picture) {
 
 // A stroke for each answer, all rows to one scale.
 function drawAnswers() {
-  document.getElementById("axis-of-answers").textContent = `0 to ${longest.toFixed(1)} s`;
-  for (const [id, visitors] of answers) {
+  const both = longest.many > 0.5 ? `; of 300, to ${longest.many.toFixed(1)} s` : "";
+  document.getElementById("axis-of-answers").textContent = `0 to ${longest.one.toFixed(1)} s${both}`;
+  for (const [id, { kind, visitors }] of answers) {
     const strokes = visitors.map((each) => {
-      const at = ((100 * each.ended) / longest).toFixed(2);
+      const at = ((100 * each.ended) / longest[kind]).toFixed(2);
       return `<line class="answer ${each.source}" x1="${at}%" x2="${at}%" y1="${isError(each.source) ? 10 : 0}" y2="20"/>`;
     });
     const title = `${visitors.length} answers within ${seconds(Math.max(...visitors.map((each) => each.ended)))}`;
