@@ -9,7 +9,7 @@ The way in, for readers of the code (imports point down only, `lint-imports` pro
 
     edge      apps.py  admin.py  models.py  checks/  management/         where Django looks
               decorators.py  middleware.py  views/  admin_page/
-              contrib/  fencing.py  testing.py  pytest_plugin.py         for other software, for rows, for tests
+              contrib/  fencing.py  testing/  pytest_plugin.py           for other software, for rows, for tests
     api/      service.py  lock.py  lease.py -> lease_state.py            what users hold in their hands
               acquisition.py  inspection.py
               single_flight.py -> many_values.py

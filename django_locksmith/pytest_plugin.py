@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def locksmith_memory() -> Iterator[LocksInMemory]:
     """Locks in memory, all of them, for this test; in the end none may be left.
 
-    It has `busy(*keys)`, `free(*keys)`, `lose_now(lease_or_key)`, `assert_locked(key)`, `assert_not_locked(key)` and
-    `assert_no_locks_left()`, all of `django_locksmith.testing`.
+    It has `busy(*keys)`, `free(*keys)`, `lose_now(lease_or_key)`, `pass_time(seconds)`, `autojump`, `time_passed`,
+    `assert_locked(key)`, `assert_not_locked(key)` and `assert_no_locks_left()`, all of `django_locksmith.testing`.
     """
     from .testing import override_locks  # not before Django has its settings
 

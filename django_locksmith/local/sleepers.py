@@ -48,10 +48,13 @@ class Sleepers:
             self.sleepers.append(mine)
             return mine
 
-    def hear(self, number: int) -> None:
-        """There are news of this number: each sees to them as he wakes."""
+    def hear(self, number: int, *, wake: bool = False) -> None:
+        """There are news of this number: each sees to them as he wakes. `wake`: now, for places may come sooner."""
         with self.mutex:
             self.heard = max(self.heard, number)
+            if wake:
+                for each in self.sleepers:
+                    each.wake()
 
     def farthest(self) -> Sleeper:
         """The one whose place comes last."""

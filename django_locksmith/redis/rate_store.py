@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import NoScriptError
@@ -11,7 +12,7 @@ from .key_names import decode, encode, index_of_rates, names_of_rate, rate_of_st
 from .listening import listen
 from .lock_requests import EVER
 from .lock_store import TOO_LATE, too_late
-from .lua import BOOK, LOOK_RATE, PLACE, RESCHEDULE, UNBOOK
+from .lua import BOOK, LOOK_RATE, PASS_TIME, PLACE, RESCHEDULE, UNBOOK
 from .packing import request
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ class RateStore:
         """
         says = b"%d" % int(pause * 1e6), b"%d" % counted, b"%d" % int(max(0.0, age) * 1e6)
         return float(await self._run(RESCHEDULE, names, *says, *_arguments(rate))) / 1e6
+
+    async def pass_time(self, names: RateNames, seconds: float) -> int:
+        """For tests: its schedule is so many seconds further on. The number of the news, 0 = there is no such limit."""
+        moved: int = await self._store.run(PASS_TIME, names, b"%d" % ceil(seconds * 1e6))
+        return moved
 
     async def look(self, names: RateNames) -> RateInfo | None:
         """One as it is now, or `None` if nobody has used it of late."""

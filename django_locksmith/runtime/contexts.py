@@ -59,6 +59,10 @@ class Context:
         """A function that does this, for users to call: it blocks, or is a coroutine function."""
         raise NotImplementedError
 
+    def soon(self, work: Callable[[], object]) -> None:
+        """Have this done where it wakes those who wait here: at once for threads, as soon as a loop comes to it."""
+        raise NotImplementedError
+
     def caller(self) -> object:
         """The thread or task that calls."""
         raise NotImplementedError
@@ -84,6 +88,9 @@ class ThreadContext(Context):
 
     def callable_of(self, work: Callable[[], Coroutine[Any, Any, object]]) -> Callable[[], object]:
         return lambda: run_sync(work())
+
+    def soon(self, work: Callable[[], object]) -> None:
+        work()
 
     async def tell(self, signal: Signal, **named: Any) -> None:
         try:
@@ -133,10 +140,12 @@ class LoopContext(Context):
     def caller(self) -> object:
         return asyncio.current_task()
 
+    def soon(self, work: Callable[[], object]) -> None:
+        try:
+            self.loop.call_soon_threadsafe(work)
+        except RuntimeError:
+            pass  # the loop is closed, and whoever waited in it is gone
+
     def close(self) -> None:
         """Close the connections, as soon as the loop comes to it."""
-        transport = self.store.transport
-        try:
-            self.loop.call_soon_threadsafe(lambda: self.loop.create_task(transport.close()))
-        except RuntimeError:
-            pass  # the loop is closed, and they with it
+        self.soon(lambda: self.loop.create_task(self.store.transport.close()))

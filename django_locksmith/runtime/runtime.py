@@ -9,7 +9,8 @@ import asyncio
 import atexit
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .. import forks
 from ..exceptions import LocksmithError, LockUnavailable
@@ -27,8 +28,11 @@ from .renewal import Renewer
 
 if TYPE_CHECKING:
     from .. import conf
+    from ..redis.key_names import RateNames
     from ..redis.messages import Attempt
     from .contexts import Context
+
+C = TypeVar("C", bound="Context")
 
 
 class Substitute(Protocol):
@@ -39,6 +43,9 @@ class Substitute(Protocol):
 
     def enter(self, runtime: Runtime) -> None:
         """These settings are in force there, too."""
+
+    def furnish(self, runtime: Runtime, context: Context) -> None:
+        """What callers share there has just been made."""
 
     async def prepare(self, context: Context, attempt: Attempt) -> None:
         """A lock is about to be asked for: see that it is held by whom the test says, whom nobody waits for."""
@@ -123,7 +130,7 @@ class Runtime:
             deployment = self.deployment()
             with self._mutex:
                 if self._threads is None:
-                    self._threads = ThreadContext(self._store(SyncTransport(deployment)))
+                    self._threads = self._furnished(ThreadContext(self._store(SyncTransport(deployment))))
         return self._threads
 
     def loop(self) -> LoopContext:
@@ -136,7 +143,13 @@ class Runtime:
             for known in list(self._loops):
                 if known.is_closed():
                     self._loops.pop(known, None)
-            context = self._loops[running] = LoopContext(self._store(AsyncTransport(self.deployment())))
+            context = self._furnished(LoopContext(self._store(AsyncTransport(self.deployment()))))
+            self._loops[running] = context
+        return context
+
+    def _furnished(self, context: C) -> C:
+        if self.substitute is not None:
+            self.substitute.furnish(self, context)
         return context
 
     def _store(self, transport: SyncTransport | AsyncTransport) -> LockStore:
@@ -159,6 +172,12 @@ class Runtime:
         if self._deployment is None:
             return None
         return self.held.latest(self.threads().store.names(key).lock)
+
+    def places_moved(self, names: RateNames, news: int) -> None:
+        """Whoever sleeps here for a place of this rate limit is to look where it is now."""
+        contexts = [*self._loops.values()] if self._threads is None else [self._threads, *self._loops.values()]
+        for context in contexts:
+            context.soon(partial(context.schedules.of(names.lock, context.rates.now()).sleepers.hear, news, wake=True))
 
     def renewer(self) -> Renewer:
         """Who keeps leases alive."""

@@ -75,3 +75,5 @@ PLACE = _read("schedule", "place", arguments=1)
 UNBOOK = _read("schedule", "unbook", arguments=4)
 LOOK_RATE = _read("schedule", "look_rate", arguments=0)
 RESCHEDULE = _read("schedule", "reschedule", arguments=ANY)
+PASS_TIME = _read("schedule", "pass_time", arguments=1)
+"""For tests alone."""

@@ -45,15 +45,8 @@ while i <= #later do
   i, last = i + cost, place
 end
 
-redis.call('DEL', places)
-for i = 1, #all, 1000 do redis.call('RPUSH', places, unpack(all, i, math.min(i + 999, #all))) end
+put_places(all)
 redis.call('HSET', state, 'n', n, 'pause', pause, 'rate', ARGV[5], 'windows', kept)
-if has_moved then
-  -- As with the numbers of places: what was forgotten does not come again.
-  local moved = (tonumber(redis.call('HGET', state, 'moved') or '') or now) + 1
-  redis.call('HSET', state, 'moved', string.format('%.0f', moved))
-  redis.call('DEL', news)
-  redis.call('XADD', news, string.format('%.0f-0', moved), 'moved', '1')
-end
+if has_moved then tell_moved() end
 keep_until(math.max(last, pause, now) + longest)
 return first_place(windows, 1, apart, pause, function(i) return all[#all + 1 - i] end) - now

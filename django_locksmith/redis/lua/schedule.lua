@@ -50,6 +50,20 @@ local function paused_until()
   return pause < now + LONGEST and pause or 0
 end
 
+local function put_places(all)
+  redis.call('DEL', places)
+  for i = 1, #all, 1000 do redis.call('RPUSH', places, unpack(all, i, math.min(i + 999, #all))) end
+end
+
+-- Whoever sleeps is to look where his place is now. As with the numbers of places: what was forgotten does not come again.
+local function tell_moved()
+  local moved = (tonumber(redis.call('HGET', state, 'moved') or '') or now) + 1
+  redis.call('HSET', state, 'moved', string.format('%.0f', moved))
+  redis.call('DEL', news)
+  redis.call('XADD', news, string.format('%.0f-0', moved), 'moved', '1')
+  return moved
+end
+
 -- All of it ends when it tells nothing any more.
 local function keep_until(us)
   local ms = math.ceil((us - now) / 1000) + 1000
