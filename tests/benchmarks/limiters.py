@@ -20,9 +20,10 @@ from throttled.store import RedisStore
 
 from django_locksmith import locksmith
 
+from .crowd import PROCESSES
+
 RATE: Final = 50
 """Calls that the API allows in a second, wherever that second begins."""
-PROCESSES: Final = 4
 
 
 class StrictApi:

@@ -30,6 +30,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unclosed file
 
 EXAMPLE = ROOT / "example_project"
 PATIENCE = 60.0
+WHOLE_DEMO = 5 * PATIENCE
+"""It takes a minute, and the machine may have other things to do."""
 WEB = build_opener(ProxyHandler({}))
 
 
@@ -68,8 +70,8 @@ class Run:
     def said(self) -> str:
         return self._said.read_text()
 
-    def wait(self) -> int:
-        return self.process.wait(PATIENCE)
+    def wait(self, within: float = PATIENCE) -> int:
+        return self.process.wait(within)
 
     def signal_group(self, number: int) -> bool:
         """To the process and all it started, as a terminal does; `False` when none of them is left."""
@@ -155,7 +157,7 @@ def test_demo_shows_what_the_api_saw() -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=4 * PATIENCE,
+        timeout=WHOLE_DEMO,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -182,9 +184,9 @@ def test_demo_shows_what_the_api_saw() -> None:
 def test_demo_uses_the_redis_it_is_given_and_leaves_no_process(run: Callable[..., Run], redis_url: str) -> None:
     """With REDIS_URL the demo runs there, prints a table, exits with 0 and leaves no process behind."""
     demo = run("manage.py", "demo", "--processes", "2", "--threads", "5", REDIS_URL=redis_url)
-    assert demo.wait() == 0, demo.said
-    (row,) = (line.split() for line in demo.said.splitlines() if line.startswith("get_or_set") and " s" in line[-2:])
-    assert row[:5] == ["get_or_set", "1", "0", "10", "0"]
+    assert demo.wait(WHOLE_DEMO) == 0, demo.said
+    rows = [line.split() for line in demo.said.splitlines()]
+    assert ["get_or_set", "1", "0", "10", "0"] in [row[:5] for row in rows]
     wait_until(demo.is_gone, "the demo's processes are gone")
 
 

