@@ -180,7 +180,7 @@ def _infos_of_slots(names: Names, now_us: int, members: list[Any], waiters: int)
                 key=names.key,
                 holder=read_holder(token) if ends > 0 else None,
                 held_for=_age(fence, now_us),
-                remaining=(int(abs(ends)) - now) / 1000,
+                remaining=(int(abs(ends)) - now - 1) / 1000,  # whole ms
                 fence=fence,
                 waiters=waiters,
                 slots=int(number),

@@ -65,7 +65,7 @@ if not (ends or free or handed) then
   end
   spare_batons()
   local next_end = redis.call('ZRANGE', lock, FIRST_TIME, LAST_TIME, 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')
-  local left = next_end[1] and math.floor(tonumber(next_end[2])) - now or CLAIM_WITHIN_MS
+  local left = next_end[1] and math.floor(tonumber(next_end[2])) - now - 1 or CLAIM_WITHIN_MS
   if handed_over() > 0 then left = math.min(left, CLAIM_WITHIN_MS) end
   return {0, now_us, left, next_end[1] or ''}
 end
@@ -83,8 +83,9 @@ if names ~= '' then
   end
 end
 
--- An earlier grant whose reply was lost: never shorten what the holder may have been promised.
-local until_ms = math.max(now + lease, ends and math.floor(ends) or 0)
+-- The ms that has begun does not count. An earlier grant whose reply was lost: never shorten what the holder may have
+-- been promised.
+local until_ms = math.max(now + 1 + lease, ends and math.floor(ends) or 0)
 if queued and mode ~= 'claim' then redis.call('ZREM', queue, token) end
 if handed and mode ~= 'claim' then spare_batons() end
 local granted = grant(lock, index, KEYS[5], lease, now_us)
