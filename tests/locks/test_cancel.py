@@ -180,7 +180,8 @@ def alarm() -> Iterator[Callable[[float], None]]:
 
     def ring(number: int, frame: Any) -> None:
         while frame is not None:
-            if frame.f_code.co_name == "__del__":
+            code = frame.f_code
+            if code.co_name == "__del__" or code.co_filename.endswith(("_weakrefset.py", "weakref.py")):
                 # Python would swallow it there, and nobody would be interrupted: a moment later.
                 signal.setitimer(signal.ITIMER_REAL, 0.001)
                 return
