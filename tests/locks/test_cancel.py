@@ -200,6 +200,9 @@ def alarm() -> Iterator[Callable[[float], None]]:
 def interruptible(valkey: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
     """An alias without hiredis: interrupted some hundred times while it connects, that can crash the interpreter."""
     monkeypatch.setattr("redis.connection.HIREDIS_AVAILABLE", False)
+    # redis-py reads it from a file as it connects, which an interruption would leave open, and Python complain of it.
+    for module in ("redis.utils", "redis.connection"):
+        monkeypatch.setattr(f"{module}.get_lib_version", lambda: "0", raising=False)
     cache = alias(f"{valkey.server.url}?client_name=interruptible", PARSER_CLASS="redis._parsers._RESP2Parser")
     with override_settings(CACHES={"default": valkey.cache, "interruptible": cache}):
         yield valkey
