@@ -17,6 +17,8 @@ _DRIFT = 0.0005
 """How far two clocks may part, for each second: what NTP corrects at most without setting a clock."""
 _JUST_NOW = 0.1
 """Seconds in which a clock tells nothing new."""
+_TOO_VAGUE = 0.5
+"""Seconds for which a reply was under way that is not to be the only one to tell the time."""
 _OLD = 600.0
 """Seconds after which the server is asked again rather than trusting in so little drift."""
 
@@ -34,6 +36,11 @@ class ServerClock:
     def heard(self, sent: float, received: float, server_time: float) -> None:
         """A request that was sent and answered at these local times saw this time at the server."""
         known = self._known
+        if known is None and received - sent > _TOO_VAGUE:
+            return  # by that, what is sent now would be too late already: it is asked anew
+        self._hear(known, sent, received, server_time)
+
+    def _hear(self, known: tuple[float, float] | None, sent: float, received: float, server_time: float) -> None:
         offset = server_time - received  # the least that it can be
         if known is not None:
             before, at = known
@@ -43,7 +50,7 @@ class ServerClock:
 
     def read(self, sent: float, received: float, reply: Sequence[Any]) -> None:
         """As `heard`, of the reply to the command TIME."""
-        self.heard(sent, received, int(reply[0]) + int(reply[1]) / 1e6)
+        self._hear(self._known, sent, received, int(reply[0]) + int(reply[1]) / 1e6)
 
     def forget(self) -> None:
         """It may be another server's, or have been set."""

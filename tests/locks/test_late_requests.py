@@ -199,8 +199,11 @@ def test_cleared_and_cut(valkey: Deployment, caller: Caller) -> None:
 # ---- the clock
 
 
-def heard(*replies: tuple[float, float, float]) -> ServerClock:
+def heard(first: tuple[float, float, float], *replies: tuple[float, float, float]) -> ServerClock:
+    """A clock by what TIME has answered, and other replies after it."""
     clock = ServerClock()
+    sent, received, server_time = first
+    clock.read(sent, received, [int(server_time), round(server_time % 1 * 1e6)])
     for reply in replies:
         clock.heard(*reply)
     return clock
@@ -221,6 +224,16 @@ def test_server_time_is_never_too_late(replies: Any, at: float, most: float) -> 
     us = heard(*replies).us_at(at)
     assert us is not None
     assert most - 0.01 <= us / 1e6 <= most
+
+
+def test_a_vague_reply_tells_no_time() -> None:
+    """What was under way for long is not all we go by, as after a stop: requests that go by it would be too late."""
+    clock = heard((10, 10.001, 1000.0))
+    clock.forget()
+    clock.heard(11, 23, 1001.0)
+    assert clock.us_at(23) is None, "it is asked"
+    clock.heard(23, 23.001, 1013.0)
+    assert clock.us_at(24) is not None
 
 
 def test_server_time_grows_old() -> None:
