@@ -19,7 +19,7 @@ FAULTS: Final = (
     "set_clock",
 )
 """Methods of `troubles.py`."""
-_HARMLESS: Final = {"interrupt_some", "stop_one"}
+_HARMLESS: Final = ("interrupt_some", "stop_one")
 Key = tuple[str, "int | tuple[str, ...]"]
 """Of a lock, and how many slots it has, or their names."""
 _KEYS: Final[tuple[tuple[Key, ...], ...]] = (
@@ -63,7 +63,7 @@ class Terms:
         faults = [fault for fault in FAULTS if rng.random() < 0.25]
         badness = rng.choice((0.0, 0.2, 0.5, 1.0))
         if rng.random() < 0.3:
-            badness, faults = 0.0, [fault for fault in faults if fault in _HARMLESS]
+            badness, faults = 0.0, [fault for fault in _HARMLESS if rng.random() < 0.5]
         return cls(
             seed=seed,
             machines=rng.randint(1, 4),
@@ -84,12 +84,14 @@ class Terms:
     @property
     def is_well(self) -> bool:
         """Or processes are stopped for a while?"""
-        return not self.badness and _HARMLESS.issuperset(self.faults)
+        return not self.badness and set(_HARMLESS).issuperset(self.faults)
 
     @property
     def lasts(self) -> float:
         """Seconds of trouble; then it is calm, and all that was begun comes to its end."""
-        return 3.0 if self.is_hot else 15.0
+        if self.is_hot:
+            return 3.0
+        return 25.0 if self.is_well else 15.0  # there is time to stop a process until it counts as dead
 
     @property
     def between_troubles(self) -> float:

@@ -35,7 +35,7 @@ class Troubles:
         return self._rng.choice(alive)
 
     async def stop_one(self) -> None:
-        machine, seconds = self._somebody(), self._rng.choice((0.2, 3.0, 12.0))
+        machine, seconds = self._somebody(), self._rng.choice((0.2, 3.0, 14.0))
         if machine.is_stopped:
             return
         self._world.tell(f"{machine}: STOPPED for {seconds:g} s")

@@ -23,9 +23,9 @@ class Weather:
         """Seconds, of some bytes in one direction."""
         rng = self._rng
         usual = rng.expovariate(1 / 0.0003)
-        if self.is_calm or rng.random() > 0.05 * self._badness:
+        if self.is_calm or rng.random() > 0.08 * self._badness:
             return min(usual, 0.01)
-        return rng.uniform(0.01, 0.5) if rng.random() < 0.8 else rng.uniform(0.5, _LONGEST)
+        return rng.uniform(0.01, 0.5) if rng.random() < 0.6 else rng.uniform(0.5, _LONGEST)
 
     def fate(self) -> tuple[str, int, bool] | None:
         """Of a new connection: which direction, after how many bytes, and whether it is cut or goes silent."""
