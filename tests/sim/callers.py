@@ -46,10 +46,10 @@ class Caller:
         most = slots if isinstance(slots, int) else len(slots)
         return lock, self._judge.begins(self.machine, key, most, wait), rng.choice(self._terms.holds)
 
-    def _limit(self) -> tuple[RateLimit, float, float]:
-        """A rate limit, since when he waits, and for how long at most."""
+    def _limit(self) -> tuple[RateLimit, float]:
+        """A rate limit, and for how long he waits at most."""
         limit = self.machine.service.rate_limit("api", f"{RATE_CALLS}/{RATE_SECONDS}s", caution=CAUTION)
-        return limit, self.machine.world.loop.time(), self._rng.choice((0.0, 5.0))
+        return limit, self._rng.choice((0.0, 5.0))
 
     def _extends(self) -> bool:
         return self._rng.random() < 0.2
@@ -101,11 +101,10 @@ class Thread(Caller):
                 lease.release()
 
     def _book(self) -> None:
-        limit, began, wait = self._limit()
+        limit, wait = self._limit()
         if pause := self._pauses():
             limit.pause(pause)
-        booking = limit.take(blocking_timeout=wait)
-        self._judge.booked(booking, began, RATE_CALLS, RATE_SECONDS + CAUTION)
+        limit.take(blocking_timeout=wait)
 
 
 class Task(Caller):
@@ -144,8 +143,7 @@ class Task(Caller):
                 await lease.arelease()
 
     async def _book(self) -> None:
-        limit, began, wait = self._limit()
+        limit, wait = self._limit()
         if pause := self._pauses():
             await limit.apause(pause)
-        booking = await limit.atake(blocking_timeout=wait)
-        self._judge.booked(booking, began, RATE_CALLS, RATE_SECONDS + CAUTION)
+        await limit.atake(blocking_timeout=wait)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from bisect import insort
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import ref
 
 from django_locksmith.policy.locks import caution
-from django_locksmith.redis.lua import OF_LOCK, OF_SLOTS
+from django_locksmith.redis.lua import BOOK, OF_LOCK, OF_SLOTS
 from django_locksmith.tokens import HANDED_OVER
 
+from .terms import CAUTION, RATE_CALLS, RATE_SECONDS
 from .values import SortedSet
 from .world import SOCKET_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from django_locksmith import Booking, Lease
+    from django_locksmith import Lease
 
     from .machine import Machine
     from .server import Client
@@ -37,12 +37,10 @@ LAST_TIME = 10**14
 
 def _kinds() -> dict[bytes, str]:
     """What a script does, by its digest and its text: as they are now, for a mutant may have changed them."""
-    return {
-        name: kind
-        for scripts in (OF_LOCK, OF_SLOTS)
-        for kind, script in (("acquire", scripts.acquire), ("release", scripts.release))
-        for name in (script.digest, script.text)
-    }
+    scripts = [("book", BOOK)]
+    for of_kind in (OF_LOCK, OF_SLOTS):
+        scripts += [("acquire", of_kind.acquire), ("release", of_kind.release)]
+    return {name: kind for kind, script in scripts for name in (script.digest, script.text)}
 
 
 class Broken(AssertionError):
@@ -90,10 +88,9 @@ class Judge:
     held: list[Held] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     fences: dict[str, set[int]] = field(default_factory=dict)
-    bookings: list[float] = field(default_factory=list)
     grants: int = 0
     _excused_at: float = 0.0
-    _schedule_since: float = 0.0
+    _places: dict[int, int] = field(default_factory=dict)
     _excuses: set[str] = field(default_factory=set)
     _free_since: dict[str, float] = field(default_factory=dict)
     _handed_over: set[bytes] = field(default_factory=set)
@@ -148,21 +145,10 @@ class Judge:
 
     def _forget_fences(self, why: str) -> None:
         """After both, nothing knows any more what the last fence was; and schedules begin anew after each."""
-        self.bookings.clear()
-        self._schedule_since = self.world.loop.time()
+        self._places.clear()
         self._excuses.add(why)
         if len(self._excuses) > 1:
             self.fences.clear()
-
-    def booked(self, booking: Booking, began: float, calls: int, seconds: float) -> None:
-        """A place in a rate limit has come: never more than so many in so many seconds, by the server's clock."""
-        self.grants += 1
-        if booking.at is None or began <= self._schedule_since:
-            return  # by its process's own memory; or of a schedule that the server has forgotten since
-        insort(self.bookings, booking.at)
-        for first, last in zip(self.bookings, self.bookings[calls:], strict=False):
-            if last - first < seconds - 1e-5:
-                raise Broken(f"{calls + 1} calls were booked within {last - first:.6f} s, and not within {seconds:g} s")
 
     # ---- what the server sees
 
@@ -170,6 +156,9 @@ class Judge:
         """A script has run."""
         kind = self._kinds.get(command[1]) if command[0] in (b"EVAL", b"EVALSHA") else None
         if kind is None:
+            return
+        if kind == "book":
+            self._booked(reply)
             return
         key, (token, *arguments) = command[3], command[3 + int(command[2]) :]
         if kind == "acquire" and reply[0] == 0 and reply[3] == token:
@@ -188,6 +177,21 @@ class Judge:
         is_lock = command[1] in (OF_LOCK.release.digest, OF_LOCK.release.text)
         if kind == "release" and is_lock and reply == 1 and self._queue(key):
             self._handed_over.add(key)
+
+    def _booked(self, reply: Reply) -> None:
+        """A place in the rate limit, maybe: never more than so many in so many seconds, by the server's clock.
+
+        By its number: one that was given back is booked again by the next.
+        """
+        if reply[0] != 1:
+            return
+        self.grants += 1
+        _, _, place, number, _ = reply
+        self._places[number] = place
+        places = sorted(self._places.values())
+        for first, last in zip(places, places[RATE_CALLS:], strict=False):
+            if last - first < (RATE_SECONDS + CAUTION) * 1e6:
+                raise Broken(f"{RATE_CALLS + 1} calls were booked within {(last - first) / 1e6:.6f} s")
 
     def _queue(self, key: bytes) -> SortedSet | None:
         queue: SortedSet | None = self.world.server.engine.get(PREFIX + b"<queue>" + key[len(PREFIX) :], SortedSet)
