@@ -37,9 +37,15 @@ def _no_cached_values() -> None:
 
 @pytest.fixture(autouse=True)
 def _nothing_in_the_background() -> Iterator[None]:
-    """What a test could not give back to a server that is gone, is not tried on whoever has its port next."""
+    """What a test has left is not tried on whoever has its port next: nothing is given back, and nothing renewed.
+
+    Nor does it speak of a server that is gone in the log of another test.
+    """
     yield
     for runtime in list(process.runtimes):
+        if runtime._renewer is not None:
+            runtime._renewer.end()
+            runtime._renewer = None
         if runtime._giving_back is not None:
             runtime._giving_back.end()
             runtime._giving_back = None

@@ -7,8 +7,12 @@ import os
 import statistics
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import django
+
+if TYPE_CHECKING:
+    from .play import Failed
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 
@@ -20,13 +24,15 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="the first seed (default: 1)")
     parser.add_argument("--schedules", type=int, default=300, help="how many (default: 300)")
     parser.add_argument("--mutants", action="store_true", help="how many schedules it takes to find each fault")
+    parser.add_argument("--only", metavar="NAME", help="of the faults, this one")
+    parser.add_argument("--show", action="store_true", help="of the faults, what the play says that finds it")
     options = parser.parse_args()
     django.setup()
     from .play import Failed, play
     from .terms import Terms
 
     if options.mutants:
-        return find_mutants(options.first, options.schedules)
+        return find_mutants(options)
 
     try:
         if options.seed is not None:
@@ -46,33 +52,42 @@ def main() -> int:
     return 0
 
 
-def find_mutants(first: int, schedules: int) -> int:
-    """0: all were found."""
+def find_mutants(options: argparse.Namespace) -> int:
+    """0: all were found. With `--show`, 1 is where one was."""
     from .mutants import MUTANTS
 
+    wanted = [mutant for mutant in MUTANTS if options.only in (None, mutant.name)]
+    if not wanted:
+        names = ", ".join(repr(mutant.name) for mutant in MUTANTS)
+        print(f"there is no fault {options.only!r}; there are {names}", file=sys.stderr)
+        return 2
     took: list[int] = []
-    for mutant in MUTANTS:
+    for mutant in wanted:
         with mutant.install():
-            found = next((seed for seed in range(first, first + schedules) if _fails(seed)), None)
-        if found is None:
-            print(f"    - {mutant.name}: NOT FOUND in {schedules}", flush=True)
-        else:
-            took.append(found - first + 1)
-            print(f"{took[-1]:5} {mutant.name}", flush=True)
-    middle, most = statistics.median(took), max(took)
-    print(f"{len(took)} of {len(MUTANTS)} found, after {middle:g} schedules (median), {most} at most")
-    return 0 if len(took) == len(MUTANTS) else 1
+            seeds = range(options.first, options.first + options.schedules)
+            failed = next(filter(None, map(_failure, seeds)), None)
+        if failed is None:
+            print(f"    - {mutant.name}: NOT FOUND in {options.schedules}", flush=True)
+            continue
+        if options.show:
+            print(failed, file=sys.stderr)
+            return 1
+        took.append(failed.seed - options.first + 1)
+        print(f"{took[-1]:5} {mutant.name}", flush=True)
+    print(f"{len(took)} of {len(wanted)} found", end="")
+    print(f", after {statistics.median(took):g} schedules (median), {max(took)} at most" if took else "")
+    return 0 if len(took) == len(wanted) else 1
 
 
-def _fails(seed: int) -> bool:
+def _failure(seed: int) -> Failed | None:
     from .play import Failed, play
     from .terms import Terms
 
     try:
         play(Terms.of(seed))
-    except Failed:
-        return True
-    return False
+    except Failed as failed:
+        return failed
+    return None
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ class Failed(AssertionError):
 
     def __init__(self, terms: Terms, said: str, trace: list[str]) -> None:
         super().__init__(f"{said}\n{terms}\nplay it again: python -m tests.sim --seed {terms.seed}")
+        self.seed = terms.seed
         self.trace = trace
 
 
