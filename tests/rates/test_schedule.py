@@ -88,34 +88,47 @@ class Schedule(RuleBasedStateMachine):
     def book(self, cost: int, wait: int) -> None:
         """The next place, or none where that is too far."""
         cost = min(cost, *(calls for calls, _ in self.windows))
-        keys = self.client.lrange("places", 0, -1)
         self.bookers += 1
-        by = f"booker {self.bookers}"
+        self._book(f"booker {self.bookers}", cost, wait, self.client.lrange("places", 0, -1))
+
+    def _book(self, by: str, cost: int, wait: int, others: list[str]) -> None:
         booked, now, place, *more = self._run(BOOK, VALID, cost, wait, by)
         assert place >= now == self.now
         assert place >= self.paused_until
-        if booked:
-            assert wait < 0 or place - now <= wait
-            last = max((each.place for each in self.booked), default=0)
-            assert place >= last, "before one who came first"
-            assert place == now or place >= last + self.apart, "so many who wake up at once are late"
-            number, moved = more
-            assert number > max((each.number for each in self.booked), default=0)
-            assert moved == self.moved
-            self.booked.append(Booked(by, number, cost, place))
-        else:
+        if not booked:
             assert place - now > wait >= 0
-            assert self.client.lrange("places", 0, -1) == keys, "something was booked"
+            assert self.client.lrange("places", 0, -1) == others, "something was booked"
+            return
+        assert wait < 0 or place - now <= wait
+        last = max((each.place for each in self.booked), default=0)
+        assert place >= last, "before one who came first"
+        assert place == now or place >= last + self.apart, "so many who wake up at once are late"
+        number, moved = more
+        assert number > max((each.number for each in self.booked), default=0)
+        assert moved == self.moved
+        self.booked.append(Booked(by, number, cost, place))
+        for calls, us in self.windows:
+            known = sum(each.cost for each in self.booked if place - us < each.place <= place)
+            assert known + sum(n for at, n in self.counted if place - us < at <= place) <= calls
 
-    @precondition(lambda self: self.booked and self.client.hget("state", "by") == self.booked[-1].by.encode())
-    @rule()
-    def ask_again(self) -> None:
-        """The reply was lost: who asks again has the place that he has booked, and no second one."""
+    @precondition(lambda self: self.booked and self.client.hget("state", "by") == self.booked[-1].by)
+    @rule(wait=st.sampled_from([-1, 0, SECOND]))
+    def ask_again(self, wait: int) -> None:
+        """The reply was lost: who asks again has the place that he has booked, and no second one.
+
+        Has it come meanwhile, he would be late by as much, and the next one too early for him: then he has another
+        one instead, or none where that is too far.
+        """
         last = self.booked[-1]
         before = self.client.lrange("places", 0, -1)
-        booked, _, place, number, _ = self._run(BOOK, VALID, last.cost, -1, last.by)
-        assert (booked, place, number) == (1, last.place, last.number)
-        assert self.client.lrange("places", 0, -1) == before
+        if last.place >= self.now:
+            booked, _, place, number, _ = self._run(BOOK, VALID, last.cost, wait, last.by)
+            assert (booked, place, number) == (1, last.place, last.number)
+            assert self.client.lrange("places", 0, -1) == before
+        else:
+            self.booked.pop()
+            self._book(last.by, last.cost, wait, before[: -last.cost])
+            assert self.client.llen("places") <= len(before)
 
     @precondition(lambda self: any(each.place > self.now for each in self.booked))
     @rule(data=st.data(), heard=st.booleans())
@@ -123,7 +136,7 @@ class Schedule(RuleBasedStateMachine):
         """Somebody gives up: his place is free again if it is the last, and costs a place if not."""
         gone = data.draw(st.sampled_from([each for each in self.booked if each.place > self.now]))
         is_last = gone is self.booked[-1]
-        if not heard and is_last and self.client.hget("state", "by") != gone.by.encode():
+        if not heard and is_last and self.client.hget("state", "by") != gone.by:
             return  # others who booked behind him have gone, and with them who he was
         before = self.client.llen("places")
         assert self._run(UNBOOK, VALID, gone.number if heard else 0, gone.cost, gone.by) == is_last

@@ -186,7 +186,9 @@ class Judge:
         if reply[0] != 1:
             return
         self.grants += 1
-        _, _, place, number, _ = reply
+        _, now, place, number, _ = reply
+        if place < now:
+            raise Broken(f"a place came {(now - place) / 1e6:.6f} s before its booker can hear of it")
         self._places[number] = place
         places = sorted(self._places.values())
         for first, last in zip(places, places[RATE_CALLS:], strict=False):

@@ -187,6 +187,11 @@ MUTANTS = (
         _code((rate_limit.RateLimit, "_kept", lambda self: self.rate)),
     ),
     Mutant(
+        "asked again, its place is over",
+        "nobody comes later to his place than he wakes up late",
+        _script("if last >= now then return", "if last > 0 then return"),
+    ),
+    Mutant(
         "fences by the clock alone",
         "fences grow, also when the clock is set back",
         _script("local fence = tonumber(redis.call('ZSCORE', index, '')) + 1", "local fence = now"),

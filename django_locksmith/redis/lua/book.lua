@@ -3,7 +3,7 @@
 -- ARGV  1 until when this request is valid, server µs: later its caller has given up, and it does nothing
 --       2 cost: how many calls it counts for; no more than the smallest N
 --       3 for how long its caller would wait, µs; -1 = without limit
---       4 by whom: asked once more, for the reply was lost, it books nothing more
+--       4 by whom: asked once more, for the reply was lost, it books no second place
 --       5 the rate, as it was written
 --       6, 7, ... N and µs of each window
 -- Returns  {1, now, place, number, moved}  booked; moved: the number of the last news, 0 = none
@@ -22,7 +22,13 @@ if last > now + LONGEST then
   redis.call('DEL', places)
   last = 0
 end
-if redis.call('HGET', state, 'by') == ARGV[4] then return {1, now, last, n, moved} end
+if redis.call('HGET', state, 'by') == ARGV[4] then
+  if last >= now then return {1, now, last, n, moved} end
+  -- It came before its booker heard of it. He would be late by as much, and the next too early: he gets another one.
+  for _ = 1, cost do redis.call('RPOP', places) end
+  n = n - cost
+  redis.call('HSET', state, 'n', n, 'by', '')
+end
 local function from_end(i) return redis.call('LINDEX', places, -i) end
 local place = first_place(windows, cost, apart, paused_until(), from_end)
 local length = redis.call('LLEN', places)

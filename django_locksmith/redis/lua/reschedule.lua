@@ -26,9 +26,15 @@ for _, text in ipairs(redis.call('LRANGE', places, 0, -1)) do
   end
 end
 
--- Calls that are none of ours, or that we have forgotten.
-for _ = 1, math.min(tonumber(ARGV[3]) - since, most) do all[#all + 1] = began end
+-- Calls that are none of ours, or that we have forgotten. Behind all of ours they are counted as if they had been booked:
+-- for nobody may give back the last place, as his own, or ask for it again, who has not booked it.
+local added, behind = math.min(tonumber(ARGV[3]) - since, most), #later == 0 and began > (all[#all] or 0)
+for _ = 1, added do all[#all + 1] = began end
 table.sort(all)
+if added > 0 and behind then
+  n = n + added
+  redis.call('HSET', state, 'by', '')
+end
 
 -- What has one place stays together: it may be one call that counts for several.
 local last, i, has_moved = 0, 1, false
