@@ -84,7 +84,7 @@ class AsyncTransport(Transport):
             node.clock.forget()
             if isinstance(error, redis_errors.ConnectionError):
                 await self._drop_idle(node)  # they have likely been closed with it
-            await self.shielded(self._hang_up(node, conn, None if isinstance(error, FAILURES) else undo))
+            await self._to_its_end(self._hang_up(node, conn, None if isinstance(error, FAILURES) else undo))
         elif is_spoiled(error):
             await conn.disconnect(nowait=True)
             await self._drop_idle(node)
@@ -270,6 +270,21 @@ class AsyncTransport(Transport):
 
     async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
         return await asyncio.shield(self._in_background(work))
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """As `shielded`, but whoever is cancelled meanwhile hears of it in the end.
+
+        What he does next must not overtake what is under way here.
+        """
+        task = self._in_background(work)
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
     def _in_background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(work)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.test import override_settings
 
-from django_locksmith import LockBusy, Locksmith
+from django_locksmith import LockBusy, Locksmith, locksmith
+from django_locksmith.redis.lua import ACQUIRE
 from tests.helpers.deployments import alias
+from tests.helpers.proxy import proxy_to
 from tests.helpers.servers import poll, stopwatch
 
 if TYPE_CHECKING:
@@ -54,6 +56,30 @@ def test_cancelled_at_every_await_of_a_free_lock(valkey: Deployment) -> None:
 
     # Cold, with the connection to be made, and warm.
     assert asyncio.run(enumerate_steps()) > 3
+    nothing_left(valkey)
+
+
+def test_cancelled_twice(valkey: Deployment) -> None:
+    """A cancelled call ends when nothing of it is under way any more, however often it is cancelled meanwhile."""
+
+    async def twice() -> None:
+        with proxy_to(valkey.server.port) as proxy:
+            service = Locksmith(redis=proxy.url)
+            async with service("warm"):
+                pass
+            proxy.keep_back(lambda request: ACQUIRE.digest in request)
+            task = asyncio.ensure_future(service("a").aacquire())
+            await asyncio.to_thread(poll, lambda: proxy.kept_back)
+            for _ in range(3):
+                task.cancel()
+                await asyncio.wait({task}, timeout=0.05)
+                assert not task.done()
+            proxy.deliver()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await locksmith.ainfo("a") is None
+
+    asyncio.run(twice())
     nothing_left(valkey)
 
 

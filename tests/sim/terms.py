@@ -72,7 +72,7 @@ class Terms:
             badness=badness,
             threads=rng.choice((0.0, 0.5, 1.0)),
             is_hot=rng.random() < 0.3,
-            rate=rng.choice((0.0, 0.0, 0.3)),
+            rate=rng.choice((0.0, 0.0, 0.3, 0.9)),
             faults=tuple(faults),
         )
 
