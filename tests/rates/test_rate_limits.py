@@ -320,6 +320,33 @@ def test_reply_that_is_lost(valkey: Deployment, monkeypatch: pytest.MonkeyPatch)
     assert booked.are(1)
 
 
+def test_reply_that_is_lost_until_the_place_has_come(valkey: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who hears of his place when it is over, has another one instead: he would call late, and the next too early."""
+    limit = quick(2, 30)
+    limit.take()
+    booked = Bookings(valkey)
+
+    def lost(conn: Any, request: bytes) -> Any:
+        _, now, *_ = exchange(conn, request)
+        assert booked.are(1)
+        with valkey.server.client() as client:
+            poll(lambda: microseconds(client) > now)
+            asked_again.append(microseconds(client) / 1e6)
+        monkeypatch.undo()
+        raise redis_errors.ConnectionError("the reply is lost")
+
+    def microseconds(client: Any) -> int:
+        seconds, more = client.time()
+        return int(seconds) * 1_000_000 + int(more)
+
+    asked_again: list[float] = []
+    monkeypatch.setattr(sync_transport, "exchange", lost)
+    at = limit.take().at
+    assert at is not None
+    assert at >= asked_again[0]
+    assert booked.are(1)
+
+
 def test_interrupted(valkey: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while a thread sleeps gives the place back."""
     limit = quick(1, 30)
