@@ -139,10 +139,10 @@ async def _until_it_has_come(
                     left = max(0.0, at - now)  # it was ours when we were last told
                 server_time = moved_to or server_time
                 at = sleeper.until = rates.now() + left
+                if left <= 0:  # also where it was moved too far, and this process has stood still until then
+                    return server_time
                 if at > until:
                     raise RetryLater(min(left, _LONGEST))
-                if left <= 0:
-                    return server_time
             elif at <= now:
                 return server_time
             elif sleeper.begin_to_listen(now + _LISTENS_FROM):

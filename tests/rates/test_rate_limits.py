@@ -23,7 +23,7 @@ from django_locksmith.redis import sync_transport
 from django_locksmith.redis.async_transport import AsyncTransport
 from django_locksmith.redis.wire import exchange
 from tests.helpers.callers import in_thread
-from tests.helpers.servers import poll
+from tests.helpers.servers import poll, stopwatch
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -346,6 +346,21 @@ def test_reply_that_is_lost_until_the_place_has_come(valkey: Deployment, monkeyp
     with valkey.server.client() as client:
         (schedule,) = client.keys("*<places>*")
         assert int(client.lindex(schedule, -1)) >= asked_again[0]
+
+
+def test_stopped_until_a_place_that_was_moved_has_come(valkey: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place that a pause has moved too far is taken all the same, where it has come by the time that this shows."""
+    limit = quick(1, 0.3)
+    limit.take()
+
+    async def stopped(event: ThreadEvent, seconds: float) -> None:
+        monkeypatch.undo()
+        with stopwatch() as took:
+            limit.pause(0.6)
+            poll(lambda: took() > 0.8)
+
+    monkeypatch.setattr(ThreadEvent, "wait", stopped)
+    assert limit.take(blocking_timeout=0.5).waited > 0.6
 
 
 def test_interrupted(valkey: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
