@@ -292,7 +292,7 @@ def test_host_that_takes_a_command_away(command: str) -> None:
 def test_scripts_that_cannot_be_loaded(valkey: Deployment, caller: Caller) -> None:
     """Where SCRIPT is forbidden, EVAL sends the scripts: locks, renewals and flights work, and no check complains."""
     with as_user(valkey, [*needed(valkey), "script|flush"]), valkey.server.client() as client:
-        service = Locksmith(timeout=2, renew=True)
+        service = Locksmith(timeout=6, renew=True)
         client.script_flush()
         lease = caller.acquire(service("a"))
         assert lease is not None

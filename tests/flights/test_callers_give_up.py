@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def test_given_up_after_max_hold(valkey: Deployment, caller: Caller) -> None:
     """A computation that hangs for longer than max_hold has a successor; what it brings in the end is not stored."""
     origin = Origin("hung", "new", held=True)
-    answers = Crowd(valkey, caller, services=2, callers=1).wants(origin, lease=2.5, max_hold=2.5)
+    answers = Crowd(valkey, caller, services=2, callers=1).wants(origin, lease=6, max_hold=6)
     origin.begun(2)
     origin.let_go(2)
     assert answers[1][0].result(10) == "new"
@@ -44,7 +44,7 @@ def test_host_out_of_patience(valkey: Deployment, caller: Caller) -> None:
     leader = caller.start_get(Locksmith(), "a", caller.populate(origin), 60)
     origin.begun()
     service = Locksmith()
-    host = caller.start_get(service, "a", 2, blocking_timeout=2.5)
+    host = caller.start_get(service, "a", 2, blocking_timeout=6)
     poll(lambda: valkey.blocked() == 1)
     local_followers = [caller.start_get(service, "a", 2) for _ in range(3)]
     poll(lambda: caller.local_followers(service) == 3)

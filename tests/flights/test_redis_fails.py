@@ -164,7 +164,7 @@ def test_silent_for_longer_than_the_lease(silent: Deployment, caller: Caller, se
     """A leader that could not be renewed in time does not know whether it leads: it returns its value, unstored."""
     caller.get(service, "warm", 1, cache="local")
     origin = Origin(1, held=True)
-    leader = caller.start_get(service, "a", caller.populate(origin), cache="local", lease=1.5)
+    leader = caller.start_get(service, "a", caller.populate(origin), cache="local", lease=5)
     origin.begun()
     with silent.server.client() as client:
         (flight,) = silent.flying()

@@ -73,7 +73,7 @@ def main(url: str) -> None:
         return found
 
     def renews() -> bool:
-        own = service("c", renew=True, timeout=1.5).acquire()
+        own = service("c", renew=True, timeout=6).acquire()
         assert own is not None
         first = own.deadline
         poll(lambda: own.deadline > first)

@@ -291,7 +291,7 @@ def test_sweep_is_of_the_tenant(valkey: Deployment, monkeypatch: pytest.MonkeyPa
 
 def test_renewal_is_of_the_tenant(valkey: Deployment) -> None:
     """What happens in the background to a lock goes by the name that it was taken by."""
-    service = Locksmith(prefix=lambda: f"{TENANT.get()}:", timeout=2, renew=True)
+    service = Locksmith(prefix=lambda: f"{TENANT.get()}:", timeout=6, renew=True)
     with tenant("b"):
         lease = service("k").take()
     first = lease.deadline

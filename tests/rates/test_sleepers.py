@@ -14,7 +14,7 @@ from django_locksmith.local.events import ThreadEvent
 from django_locksmith.local.sleepers import Sleepers
 from tests.helpers.callers import in_thread
 from tests.helpers.proxy import proxy_to
-from tests.helpers.servers import poll
+from tests.helpers.servers import poll, watching_the_machine
 from tests.rates.test_rate_limits import Bookings, quick
 
 if TYPE_CHECKING:
@@ -51,14 +51,17 @@ def test_one_listens(deployment: Deployment, caller: Caller) -> None:
     """However many sleep in a process, one connection waits, and a call costs few requests more than its booking."""
     limit = quick(1, 0.3)
     deployment.forget_commands()
-    asked = all_asleep(deployment, caller, limit, 12)
-    assert len(listening(deployment)) == 1
-    for each in asked:
-        each.result(60)
+    with watching_the_machine() as stalled:
+        asked = all_asleep(deployment, caller, limit, 12)
+        assert len(listening(deployment)) == 1
+        for each in asked:
+            each.result(60)
+        # Where the machine stood still, many places came at once, and many of them while nobody could read the news.
+        more = 12 if stalled() > 0.1 else 0
     commands = deployment.commands()
     looks = sum(many for name, many in commands.items() if name in ("evalsha", "eval")) - 13
-    assert commands.get("xread", 0) <= 2
-    assert looks <= 4, "who sleeps last has nobody who listens, nor have those for whom it was not worth it"
+    assert commands.get("xread", 0) <= 2 + more
+    assert looks <= 4 + more, "who sleeps last has nobody who listens, nor have those for whom it was not worth it"
 
 
 def test_pause_is_heard_by_all(deployment: Deployment, caller: Caller) -> None:
