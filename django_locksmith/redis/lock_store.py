@@ -122,7 +122,7 @@ class LockStore(LookStore):
         if reply[0] == 1:
             if self._sweeps and reply[1] % _SWEEP_EVERY == 0:
                 self.give_back_later(partial(LockStore.sweep, prefix=self.prefix), _SWEEP_WITHIN)
-            if attempt.names.slots is not None:
+            if attempt.names.slots is not None and attempt.names.slots.listed:
                 attempt.slot = attempt.names.slots.name_of(reply.pop())
             return Granted(reply[-1], sent, server_time)
         holder = decode(reply[3])

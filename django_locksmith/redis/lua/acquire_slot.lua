@@ -1,22 +1,19 @@
--- Grant a slot if one is free, else stand in the queue: grant, baton, slots and acquire_slot.lua in one.
+-- Grant a slot if one is free, else stand in the queue: grant, baton, slots, claim_slot, slots_kept, slots_seldom and
+-- acquire_slot.lua in one.
 --
 -- KEYS  as in slots.lua
 -- ARGV  1 to 5 as in acquire_free.lua; none is left out
 --       6 slots   how many there are
 --       7 names   of the slots, as JSON; '' if they have none
--- Returns  {1, server µs, fence, number of the slot in the list, or 0}   granted
+-- Returns  {1, server µs, fence}                                         granted; no fence where it is the server's time
+--          {1, server µs, fence, number of the slot in the list}          the same, where the slots have names
 --          {0, server µs, ms until one may be free, whose that is}        busy
 --          {-1}, {-2}, {-3, slots}                                        as in acquire_free.lua: others mean so many,
 --                                                                         1 = a lock, and a half = another list
 
 local QUEUED_FOR_MS = 10000 -- a waiter not heard of for so long is dead
 local SWEEP_EVERY = 64
-local token, lease, wait, mode = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5]
-local slots, names = tonumber(ARGV[6]), ARGV[7]
-local number_of = names == '' and slots or slots + 0.5
-if now_us > tonumber(ARGV[3]) then return {-2} end
 
-local kept = redis.pcall('ZSCORE', lock, names)
 if type(kept) == 'table' then -- a lock, or nothing of ours
   return type(redis.pcall('GET', lock)) == 'string' and {-3, '1'} or kept
 end
@@ -32,13 +29,10 @@ if tonumber(kept or 0) ~= number_of and redis.call('EXISTS', lock) == 1 then
   kept = false
 end
 
-local ends, queued = false, false
+local ends = false
 if mode ~= 'try' then
-  local alive_until = redis.call('ZSCORE', queue, token)
-  -- Who has not been heard of is dead: see acquire.lua.
-  queued = alive_until and (mode ~= 'claim' or tonumber(alive_until) + CLAIM_WITHIN_MS > now)
+  if queued == nil then look_at_place() end
   ends = not queued and time_to_come(redis.call('ZSCORE', lock, token)) -- who was granted one stands there no more
-  if alive_until and mode == 'claim' then redis.call('ZREM', queue, token) end
 end
 if (mode == 'claim' or mode == 'probe') and not queued and not ends then
   pass_slots_on()
@@ -46,8 +40,8 @@ if (mode == 'claim' or mode == 'probe') and not queued and not ends then
   return {-1}
 end
 
--- A claim takes what was handed over, which is meant for it, before what is free; a probe leaves it to who was woken.
-local handed, free = queued and mode == 'claim' and kept and take_handed_over(), not kept
+-- A claim has taken what was handed over, which is meant for it, before what is free; a probe leaves it to who was woken.
+local free = not kept
 if kept and not ends and not handed then
   if taken() >= slots then forget_ended() end
   free = taken() < slots
@@ -83,13 +77,6 @@ if names ~= '' then
   end
 end
 
--- The ms that has begun does not count. An earlier grant whose reply was lost: never shorten what the holder may have
--- been promised.
-local until_ms = math.max(now + 1 + lease, ends and math.floor(ends) or 0)
 if queued and mode ~= 'claim' then redis.call('ZREM', queue, token) end
 if handed and mode ~= 'claim' then spare_batons() end
-local granted = grant(lock, index, KEYS[5], lease, now_us)
-local fence = granted[3] or granted[2]
-redis.call('ZADD', lock, number_of, names, until_ms + number / 1024, token, fence, '@' .. token)
-outlive(until_ms - now)
-return {1, now_us, fence, number}
+return give(ends, number)
