@@ -281,7 +281,7 @@ class AsyncTransport(Transport):
         while not task.done():
             try:
                 await asyncio.wait({task})
-            except asyncio.CancelledError as error:
+            except asyncio.CancelledError as error:  # noqa: PERF203  # each time that it is cancelled
                 cancelled = error
         if cancelled is not None:
             raise cancelled

@@ -42,6 +42,8 @@ class Link:
         self._is_silent = False
         self._cuts = True
         self.is_open = True
+        self.is_given_up = False
+        """By its user: what he has sent before may still arrive."""
         fate = self._weather.fate()
         if fate is not None:
             way, after, self._cuts = fate
@@ -100,6 +102,7 @@ class Link:
         if not self.is_open:
             return
         self.is_open = False
+        self.is_given_up = True
         self.machine.links.pop(self, None)
         self._loop.call_later(self._weather.delay(), self.client.gone, context=self.machine.world.context)
         if not self.machine.is_dead:
@@ -108,6 +111,7 @@ class Link:
     def closed_here(self) -> None:
         """By its user. What he sent before arrives, and behind it the news of the end."""
         if self.is_open:
+            self.is_given_up = True
             self.machine.links.pop(self, None)
             self._at("up", self._end_of_stream)
 

@@ -54,9 +54,7 @@ RELEASE_ALONE = _read("release_alone", arguments=1, keys=1)
 EXTEND = _read("lasting", "extend", arguments=4, keys=1)
 OF_LOCK = Scripts(ACQUIRE, TRY, ABANDON, RELEASE, RELEASE_ALONE, EXTEND)
 
-ACQUIRE_SLOT = _read(
-    "grant", "baton", "slots", "claim_slot", "slots_kept", "slots_seldom", "acquire_slot", arguments=7
-)
+ACQUIRE_SLOT = _read("grant", "baton", "slots", "claim_slot", "slots_kept", "slots_seldom", "acquire_slot", arguments=7)
 ABANDON_SLOT = _read("baton", "slots", "hand_slot_over", "slots_seldom", "release_slot", arguments=2)
 RELEASE_SLOT = Script(ABANDON_SLOT.text, arguments=1)
 RELEASE_SLOT_ALONE = _read("release_slot_alone", arguments=1, keys=1)
