@@ -195,7 +195,8 @@ class LeaseState:
         return self._state in ("over", "lost")
 
     def __del__(self) -> None:
-        if self._state not in ("held", "leaving") or sys.is_finalizing() or not self._is_in_time():
+        # Ctrl-C may have hit its own making.
+        if getattr(self, "_state", "over") not in ("held", "leaving") or sys.is_finalizing() or not self._is_in_time():
             return
         if self.lent and self._state == "held":
             said_once.warn_once(said_once.DROPPED, self.template or self.key)

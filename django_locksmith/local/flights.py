@@ -139,8 +139,9 @@ class LocalFlight:
         """Is a value on its way into the cache? Then its flight in Redis ends by itself."""
 
     def __del__(self) -> None:
-        if self.shared.outcome is None:
-            self.shared.end(ABANDONED)
+        shared = getattr(self, "shared", None)  # Ctrl-C may have hit its own making: then nobody knows of it
+        if shared is not None and shared.outcome is None:
+            shared.end(ABANDONED)
 
     @property
     def has_followers(self) -> bool:

@@ -16,6 +16,7 @@ import pytest
 from django.test import override_settings
 
 from django_locksmith import LockLost, Locksmith, clock, locksmith
+from django_locksmith.api.lease_state import LeaseState
 from tests.helpers.callers import in_thread
 from tests.helpers.deployments import Deployment, alias
 from tests.helpers.proxy import proxy_to
@@ -218,6 +219,22 @@ def test_lost_lease_without_listeners_starts_no_thread(valkey: Deployment) -> No
     poll(lambda: not lease.held)
     assert lease.lost
     assert lease.remaining == 0
+
+
+def test_interrupted_as_it_is_made(valkey: Deployment, service: Locksmith, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease that Ctrl-C hits before it is whole is dropped without a word, and leaves nothing."""
+    made = LeaseState.__init__
+
+    def interrupted(lease: Any, *arguments: Any) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LeaseState, "__init__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        service("a").acquire()
+    gc.collect()  # what __del__ raises fails the test
+    assert LeaseState.__init__ is made
+    assert not valkey.left_behind()
 
 
 def test_forked_child_owns_nothing(valkey: Deployment, service: Locksmith) -> None:
