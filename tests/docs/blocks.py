@@ -41,6 +41,7 @@ LEFT_OUT = {
         "locksmith_acquisitions_total",
     ): "what a page shows: tests/edge/test_metrics.py has the names",
     ("docs/monitoring.md", "ACL SETUSER"): "tests/edge/test_checks.py holds it, word for word",
+    ("docs/model.md", "python -m tests.model"): "they take minutes: tests/model/test_model.py does most of it",
     ("docs/simulation.md", "python -m tests.sim"): "they take minutes: tests/sim/test_simulation.py plays some of it",
     ("docs/tasks.md", "KEY       HOLDER"): "what a command prints: tests/edge/test_commands.py holds its columns",
     ("docs/tasks.md", "python -m pytest"): "a test that is slow, and is run by .ci/run",

@@ -90,7 +90,7 @@ class Thread(Caller):
                 self._judge.ended(call)
             if lease is None:
                 return
-            self._judge.granted(self.machine, lease, call.most)
+            self._judge.granted(call, lease)
             current().block(seconds)
             if self._extends():
                 lease.extend(LEASE, replace_ttl=True)
@@ -132,7 +132,7 @@ class Task(Caller):
                 self._judge.ended(call)
             if lease is None:
                 return
-            self._judge.granted(self.machine, lease, call.most)
+            self._judge.granted(call, lease)
             await asyncio.sleep(seconds)
             if self._extends():
                 await lease.aextend(LEASE, replace_ttl=True)

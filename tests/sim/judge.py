@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from django_locksmith.policy.locks import caution
 from django_locksmith.redis.lua import BOOK, OF_LOCK, OF_SLOTS
 from django_locksmith.tokens import HANDED_OVER
 
@@ -105,12 +104,15 @@ class Judge:
         self.calls.append(call)
         return call
 
-    def granted(self, machine: Machine, lease: Lease, most: int) -> None:
-        """A call has given a lease."""
+    def granted(self, call: Call, lease: Lease) -> None:
+        """A call has given a lease.
+
+        Where the clock was set while it waited, its lease may be reckoned by both: `policy/locks.py`, `_dated`.
+        """
         self.grants += 1
+        machine, most = call.machine, call.most
         self.world.tell(f"{machine}: GRANTED {lease.key!r} fence {lease.fence}, {lease.remaining:.3f} s left")
-        granted_at = self.world.loop.time() + lease.remaining + caution(lease.timeout) - lease.timeout
-        is_excused = granted_at <= self._excused_at
+        is_excused = call.began <= self._excused_at
         # Of several holders the replies may come in another order than the grants; but no two have one fence.
         before = self.fences.setdefault(lease.key, set())
         if lease.fence in before or (most == 1 and before and lease.fence < max(before) and not is_excused):
